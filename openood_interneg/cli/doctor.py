@@ -10,6 +10,7 @@ import torch
 import typer
 from rich.table import Table
 
+from openood_interneg.cli.arguments import DataRoot
 from openood_interneg.cli.console import console
 from openood_interneg.evaluation.datasets import BenchmarkError, list_benchmarks, load_benchmark
 from openood_interneg.evaluation.report import versions
@@ -22,9 +23,7 @@ def doctor(
     bench: Annotated[
         Optional[str], typer.Option(help="Check this benchmark's images, too.")  # noqa: UP045
     ] = None,
-    data_root: Annotated[
-        Optional[Path], typer.Option(help="Folder with images_*/ and benchmark_imglist/.")  # noqa: UP045
-    ] = None,
+    data_root: DataRoot = None,
     cost: Annotated[
         bool, typer.Option("--cost", help="Instead, measure and predict what a run takes.")
     ] = False,

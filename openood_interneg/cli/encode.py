@@ -9,6 +9,16 @@ from typing import Annotated, Optional
 
 import typer
 
+from openood_interneg.cli.arguments import (
+    BackboneName,
+    Bench,
+    Config,
+    DataRoot,
+    EncodeBatch,
+    Precision,
+    Preprocessing,
+    Pretrained,
+)
 from openood_interneg.cli.console import progress_bars, say
 from openood_interneg.cli.evaluate import parse_seeds, pick_device
 from openood_interneg.cli.options import plan_methods
@@ -22,24 +32,16 @@ from openood_interneg.vlm.backbones import load_backbone
 
 def encode(
     settings: dict,
-    bench: Annotated[str, typer.Option(help="Benchmark: a name or a YAML file.")] = "miniature",
-    data_root: Annotated[
-        Optional[Path], typer.Option(help="Folder with images_*/ and benchmark_imglist/.")  # noqa: UP045
-    ] = None,
-    backbone: Annotated[
-        str, typer.Option(help="ViT-B/16, RN50, ..., an open_clip model, or a checkpoint file.")
-    ] = "ViT-B/16",
-    pretrained: Annotated[
-        Optional[str], typer.Option(help="open_clip's tag or weights file.")  # noqa: UP045
-    ] = None,
-    preprocess: Annotated[
-        str, typer.Option(help="clip (the model's own) or openood_vlm (resize 256, crop 224).")
-    ] = "clip",
+    bench: Bench = "miniature",
+    data_root: DataRoot = None,
+    backbone: BackboneName = "ViT-B/16",
+    pretrained: Pretrained = None,
+    preprocess: Preprocessing = "clip",
     device: Annotated[
         str, typer.Option(help="cpu, cuda (each process its own GPU), or auto.")
     ] = "auto",
-    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16, of the towers.")] = "fp32",
-    encode_batch: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 128,
+    precision: Precision = "fp32",
+    encode_batch: EncodeBatch = 128,
     workers: Annotated[
         int, typer.Option(min=0, help="Processes that read images, for each process.")
     ] = 0,
@@ -51,9 +53,7 @@ def encode(
         bool, typer.Option(help="Invert every image, too (a stream needs the gated ones only).")
     ] = False,
     seeds: Annotated[str, typer.Option(help="Seeds of the inversions.")] = "0",
-    config: Annotated[
-        Optional[Path], typer.Option(help="YAML with settings (flat or OpenOOD's).")  # noqa: UP045
-    ] = None,
+    config: Config = None,
     cache_dir: Annotated[
         Optional[Path], typer.Option(help="Where features are kept; all processes must see it.")  # noqa: UP045
     ] = None,

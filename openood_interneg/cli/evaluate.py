@@ -10,6 +10,20 @@ import torch
 import typer
 from rich.measure import Measurement
 
+from openood_interneg.cli.arguments import (
+    BackboneName,
+    Bench,
+    CacheDir,
+    Config,
+    DataRoot,
+    Device,
+    EncodeBatch,
+    NoCache,
+    Precision,
+    Preprocessing,
+    Pretrained,
+    Quiet,
+)
 from openood_interneg.cli.baselines import check_openood_methods, run_openood_method
 from openood_interneg.cli.console import console, progress_bars, say
 from openood_interneg.cli.options import plan_methods, split_baselines
@@ -31,16 +45,10 @@ DEFAULT_METHODS = "mcm,neglabel,interneg_negatives_only,interneg"
 
 def evaluate(
     settings: dict,
-    bench: Annotated[str, typer.Option(help="Benchmark: a name or a YAML file.")] = "miniature",
-    data_root: Annotated[
-        Optional[Path], typer.Option(help="Folder with images_*/ and benchmark_imglist/.")  # noqa: UP045
-    ] = None,
-    backbone: Annotated[
-        str, typer.Option(help="ViT-B/16, RN50, ..., an open_clip model, or a checkpoint file.")
-    ] = "ViT-B/16",
-    pretrained: Annotated[
-        Text, typer.Option(help="open_clip's tag or weights file for --backbone.")
-    ] = None,
+    bench: Bench = "miniature",
+    data_root: DataRoot = None,
+    backbone: BackboneName = "ViT-B/16",
+    pretrained: Pretrained = None,
     methods: Annotated[
         str, typer.Option(help="Names, comma-separated, or all; OpenOOD's own, too.")
     ] = DEFAULT_METHODS,
@@ -53,24 +61,18 @@ def evaluate(
     limit: Annotated[
         Optional[int], typer.Option(min=1, help="At most this many images per test set.")  # noqa: UP045
     ] = None,
-    preprocess: Annotated[
-        str, typer.Option(help="clip (the model's own) or openood_vlm (resize 256, crop 224).")
-    ] = "clip",
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")] = "auto",
-    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16, of the towers.")] = "fp32",
-    encode_batch: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 128,
+    preprocess: Preprocessing = "clip",
+    device: Device = "auto",
+    precision: Precision = "fp32",
+    encode_batch: EncodeBatch = 128,
     workers: Annotated[int, typer.Option(min=0, help="Processes that read images.")] = 0,
-    config: Annotated[
-        Optional[Path], typer.Option(help="YAML with settings (flat or OpenOOD's).")  # noqa: UP045
-    ] = None,
+    config: Config = None,
     out: Annotated[
         Optional[Path], typer.Option(help="Folder for results.json, .csv and scores.")  # noqa: UP045
     ] = None,
-    cache_dir: Annotated[
-        Optional[Path], typer.Option(help="Where features are kept.")  # noqa: UP045
-    ] = None,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep nothing.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the table.")] = False,
+    cache_dir: CacheDir = None,
+    no_cache: NoCache = False,
+    quiet: Quiet = False,
 ) -> None:
     """Evaluate methods on a benchmark and print a table.
 

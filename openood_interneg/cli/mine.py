@@ -8,6 +8,18 @@ from typing import Annotated, Optional
 import typer
 from rich.table import Table
 
+from openood_interneg.cli.arguments import (
+    BackboneName,
+    Bench,
+    CacheDir,
+    Config,
+    DataRoot,
+    Device,
+    NoCache,
+    Precision,
+    Pretrained,
+    Quiet,
+)
 from openood_interneg.cli.console import console, progress_bars, say
 from openood_interneg.cli.evaluate import pick_device
 from openood_interneg.cli.options import plan_methods
@@ -20,30 +32,20 @@ from openood_interneg.vlm.backbones import load_backbone
 
 def mine(
     settings: dict,
-    bench: Annotated[str, typer.Option(help="Benchmark: a name or a YAML file.")] = "miniature",
-    data_root: Annotated[
-        Optional[Path], typer.Option(help="Folder with images_*/ and benchmark_imglist/.")  # noqa: UP045
-    ] = None,
-    backbone: Annotated[
-        str, typer.Option(help="ViT-B/16, RN50, ..., an open_clip model, or a checkpoint file.")
-    ] = "ViT-B/16",
-    pretrained: Annotated[
-        Optional[str], typer.Option(help="open_clip's tag or weights file.")  # noqa: UP045
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ... or auto.")] = "auto",
-    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16, of the towers.")] = "fp32",
-    config: Annotated[
-        Optional[Path], typer.Option(help="YAML with settings (flat or OpenOOD's).")  # noqa: UP045
-    ] = None,
+    bench: Bench = "miniature",
+    data_root: DataRoot = None,
+    backbone: BackboneName = "ViT-B/16",
+    pretrained: Pretrained = None,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+    config: Config = None,
     show: Annotated[int, typer.Option(min=0, help="How many of each kind to print.")] = 10,
     out: Annotated[
         Optional[Path], typer.Option(help="CSV: word, part of speech, deviation, margin.")  # noqa: UP045
     ] = None,
-    cache_dir: Annotated[
-        Optional[Path], typer.Option(help="Where features are kept.")  # noqa: UP045
-    ] = None,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep nothing.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the table.")] = False,
+    cache_dir: CacheDir = None,
+    no_cache: NoCache = False,
+    quiet: Quiet = False,
 ) -> None:
     """Mine negative texts (Eqs. 7-10) and show or write them, most deviating first."""
     ((method, chosen),) = plan_methods("interneg", settings, config)

@@ -20,6 +20,15 @@ import typer
 import yaml
 from rich.markup import escape
 
+from openood_interneg.cli.arguments import (
+    BackboneName,
+    Config,
+    Device,
+    NoCache,
+    Precision,
+    Preprocessing,
+    Pretrained,
+)
 from openood_interneg.cli.console import progress_bars, say
 from openood_interneg.cli.evaluate import pick_device
 from openood_interneg.cli.options import plan_methods
@@ -80,12 +89,8 @@ def score(
         Path, typer.Option(help="Folder with one subfolder of ID images per class.")
     ],
     out: Annotated[File, typer.Option(help="File for the JSON lines; default: stdout.")] = None,
-    backbone: Annotated[
-        str, typer.Option(help="ViT-B/16, RN50, ..., an open_clip model, or a checkpoint file.")
-    ] = "ViT-B/16",
-    pretrained: Annotated[
-        Text, typer.Option(help="open_clip's tag or weights file for --backbone.")
-    ] = None,
+    backbone: BackboneName = "ViT-B/16",
+    pretrained: Pretrained = None,
     gamma: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(min=0, max=1, help="Images that score below are unknown; default: calibrate."),
@@ -115,15 +120,13 @@ def score(
     max_pixels: Annotated[
         int, typer.Option(min=1, help="Larger images are errors.")
     ] = Reading.max_pixels,
-    preprocess: Annotated[
-        str, typer.Option(help="clip (the model's own) or openood_vlm (resize 256, crop 224).")
-    ] = "clip",
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")] = "auto",
-    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16, of the towers.")] = "fp32",
+    preprocess: Preprocessing = "clip",
+    device: Device = "auto",
+    precision: Precision = "fp32",
     workers: Annotated[int, typer.Option(min=0, help="Threads that read images.")] = 0,
-    config: Annotated[File, typer.Option(help="YAML with settings (flat or OpenOOD's).")] = None,
+    config: Config = None,
     cache_dir: Annotated[File, typer.Option(help="Where text features are kept.")] = None,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep nothing.")] = False,
+    no_cache: NoCache = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No messages.")] = False,
 ) -> None:
     """Score images: a class name or "unknown" for each, as one JSON line.

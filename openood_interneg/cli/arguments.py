@@ -1,0 +1,37 @@
+"""Options that several commands share: same name, same meaning, same help everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+Bench = Annotated[str, typer.Option(help="Benchmark: a name or a YAML file.")]
+DataRoot = Annotated[
+    Optional[Path],  # noqa: UP045 - typer reads it
+    typer.Option(help="Folder with images_*/ and benchmark_imglist/."),
+]
+BackboneName = Annotated[
+    str, typer.Option(help="ViT-B/16, RN50, ..., an open_clip model, or a checkpoint file.")
+]
+Pretrained = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="open_clip's tag or weights file for --backbone."),
+]
+Preprocessing = Annotated[
+    str, typer.Option(help="clip (the model's own) or openood_vlm (resize 256, crop 224).")
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")]
+Precision = Annotated[str, typer.Option(help="fp32, bf16 or fp16, of the towers.")]
+EncodeBatch = Annotated[int, typer.Option(min=1, help="Images per forward pass.")]
+Config = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(help="YAML with settings (flat or OpenOOD's)."),
+]
+CacheDir = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(help="Where features are kept."),
+]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Keep nothing.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the table.")]
