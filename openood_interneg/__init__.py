@@ -12,7 +12,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "InterNegDetector": "openood_interneg.detector",
+    "InterNegDetector": "openood_interneg.application.detector",
     "config_root": "openood_interneg.plugin.register",
     "load_backbone": "openood_interneg.vlm.backbones",
     "load_benchmark": "openood_interneg.evaluation.datasets",

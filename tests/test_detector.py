@@ -15,14 +15,15 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from openood_interneg.application import detector as module
+from openood_interneg.application.detector import InterNegDetector, Scored
+from openood_interneg.application.state import StateError
 from openood_interneg.demo.world import FAR_KINDS, ID_KINDS, NEAR_KINDS, draw, image_rng
-from openood_interneg.detector import InterNegDetector, Scored
 from openood_interneg.detectors.base import DetectorError
 from openood_interneg.detectors.protections import ProtectionSettings
 from openood_interneg.evaluation.images import ImageError, as_image, open_image
 from openood_interneg.negatives.proxies import ProxyError
 from openood_interneg.settings import SettingsError
-from openood_interneg.state import StateError
 from openood_interneg.vlm.backbones import load_backbone
 
 CLASSES = ID_KINDS[:4]
@@ -153,7 +154,7 @@ def test_scores_do_not_depend_on_the_batch_size(batch_size):
     np.testing.assert_allclose(np.concatenate(calls), reference(), atol=TOLERANCE)
 
 
-def test_a_dataloader_and_reading_threads_give_the_same_scores():
+def test_a_dataloader_and_reading_threads_give_the_same_scores(monkeypatch):
     class Pixels(torch.utils.data.Dataset):
         def __len__(self):
             return 48
@@ -165,7 +166,9 @@ def test_a_dataloader_and_reading_threads_give_the_same_scores():
     loader = DataLoader(Pixels(), batch_size=32, num_workers=2)
     got = np.concatenate([detector.score(pixels) for pixels in loader])
     np.testing.assert_array_equal(got, reference())
-    for workers in (0, 3):
+    plain, ahead = module.encoded_ahead, functools.partial(module.encoded_ahead, overlap=True)
+    for workers, encoded_ahead in ((0, plain), (3, plain), (3, ahead)):
+        monkeypatch.setattr(module, "encoded_ahead", encoded_ahead)
         detector = fitted()
         entries = [e for batch in detector.stream(stream_files(), workers=workers) for e in batch]
         np.testing.assert_array_equal(np.float32([e.score for e in entries]), reference())
@@ -456,3 +459,24 @@ def test_gamma_can_follow_the_bank(tmp_path):
     assert rest_of_it == entries[24:] and again.gamma == following.gamma
     with pytest.raises(DetectorError, match="calibrate first"):
         fitted(protections={"recalibrate": 5}).score(stream_files())
+
+
+def test_a_gamma_that_has_become_too_strict_is_told_once(monkeypatch):
+    monkeypatch.setattr(module, "LOOK_EVERY", 8)
+    rest = [p for k in CLASSES for p in sorted((world() / "id" / k).iterdir())]
+    detector = plain(batch_size=8).fit(CLASSES, world() / "id")
+    with pytest.raises(DetectorError, match="calibrate first"):
+        detector.false_alarms()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        detector.calibrate(rest, tpr=0.9)
+    assert detector.false_alarms() <= 0.1
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        detector.score(stream_files())
+        detector.score(stream_files())
+    share = detector.false_alarms()
+    told = [str(w.message) for w in caught if "would now be unknown" in str(w.message)]
+    assert len(told) == 1 and share > 0.2
+    detector.recalibrate()
+    assert detector.false_alarms() <= 0.1

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from typer.main import get_command
 
-from openood_interneg.detector import InterNegDetector
+from openood_interneg.application.detector import InterNegDetector
 from openood_interneg.detectors.protections import ProtectionSettings
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "applications.md"

@@ -14,14 +14,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_detector import fitted, miniature, plain, stream_files
 
+from openood_interneg.application.detector import InterNegDetector
+from openood_interneg.application.id_images import checked_names
+from openood_interneg.application.state import StateError, read_state, write_state
 from openood_interneg.cli.options import plan_methods, read_config
-from openood_interneg.detector import InterNegDetector, checked_names
 from openood_interneg.detectors.protections import ProtectionSettings
 from openood_interneg.errors import EXPECTED
 from openood_interneg.evaluation.datasets import load_benchmark, read_image_list
 from openood_interneg.evaluation.images import ImageError, as_image, open_image
 from openood_interneg.settings import InterNegSettings, SettingsError, as_mapping, from_mapping
-from openood_interneg.state import StateError, read_state, write_state
 
 quick = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 slow = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -286,6 +287,19 @@ def test_inference_is_the_detectors_replay(net, options, loaders):
     keys = torch.cat([keys_of(b, 0) for b in batches])
     expected_pred, expected = replay(detector, features, keys, 8)
     assert np.array_equal(conf, expected) and np.array_equal(pred, expected_pred)
+
+
+def test_encoding_ahead_changes_no_score(net, options, loaders, monkeypatch):
+    from openood_interneg.plugin import postprocessors
+
+    one = InterNegPostprocessor(beta=1.0, **options)
+    one.setup(net, loaders)
+    expected = one.inference(net, loaders["test"], progress=False)
+    ahead = partial(postprocessors.encoded_ahead, overlap=True)
+    monkeypatch.setattr(postprocessors, "encoded_ahead", ahead)
+    found = one.inference(net, loaders["test"], progress=False)
+    for a, b in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_every_inference_is_a_fresh_stream(net, options, loaders, ood):

@@ -6,7 +6,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -15,11 +17,13 @@ import torch.nn.functional as F
 from openood_interneg.demo.world import write_benchmark
 from openood_interneg.detectors.base import TextSpace
 from openood_interneg.detectors.interneg import InterNeg
+from openood_interneg.evaluation import space
 from openood_interneg.evaluation.distributed import SharedStore, World
+from openood_interneg.evaluation.space import SpaceSource
 from openood_interneg.evaluation.store import Store, read_tensors
 from openood_interneg.negatives import inversion
 from openood_interneg.negatives.inversion import LiveInverter, draw, invert
-from openood_interneg.settings import InterNegSettings
+from openood_interneg.settings import InterNegSettings, TextSpaceSettings
 from openood_interneg.vlm.backbones import Backbone
 from openood_interneg.vlm.preprocess import Preprocess
 from openood_interneg.vlm.prompts import prompt_set
@@ -245,7 +249,7 @@ def encode(world, cache, *args, processes=1):
     return done.stderr
 
 
-def contents(cache, kinds=("features", "texts")):
+def contents(cache, kinds=("features", "texts", "ranks")):
     """File -> tensors of a store."""
     files = [p for kind in kinds for p in sorted((cache / kind).glob("*/*.safetensors"))]
     return {str(p.relative_to(cache)): read_tensors(p)[0] for p in files}
@@ -285,10 +289,22 @@ def test_two_processes_write_what_one_writes(world, alone, tmp_path):
     assert one.keys() == two.keys() and all(torch.equal(row, two[key]) for key, row in one.items())
 
 
-def test_killed_run_is_resumed(world, alone, tmp_path):
-    """Killed after the first shards; finished shards stay untouched, the rest is computed."""
+def first_worker(launcher: int) -> int | None:
+    """Process number of the first process that a launcher has started (Linux)."""
+    children = Path(f"/proc/{launcher}/task/{launcher}/children")
+    return next(map(int, children.read_text().split()), None)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_killed_run_is_resumed(world, alone, tmp_path, processes):
+    """Killed after the first shards; finished shards stay untouched, the rest is computed.
+
+    Of two workers one is killed; its launcher gives up, and says so.
+    """
+    if processes > 1 and not Path("/proc/self/task").is_dir():
+        pytest.skip("needs /proc to find a worker")
     process = subprocess.Popen(
-        command(world, tmp_path),
+        command(world, tmp_path, processes=processes),
         env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -296,8 +312,8 @@ def test_killed_run_is_resumed(world, alone, tmp_path):
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("features/*/*.safetensors")) and time.monotonic() < deadline:
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    os.kill(process.pid if processes == 1 else first_worker(process.pid), signal.SIGKILL)
+    assert process.wait(timeout=120) != 0
     # whatever the machine's speed, some work is left
     for path in sorted(tmp_path.glob("features/*/*.safetensors"))[2:]:
         path.unlink()
@@ -310,6 +326,38 @@ def test_killed_run_is_resumed(world, alone, tmp_path):
     assert_equal(contents(alone), contents(tmp_path))
     said = encode(world, tmp_path)
     assert "encoded 0 images" in said
+
+
+def test_ranks_are_merged_from_any_shards(tmp_path, monkeypatch):
+    """What is mined depends neither on how the corpus is cut nor on who ranked which shard."""
+    backbone = random_clip()
+    words = [f"{a} {b}" for a in "red old big wet".split() for b in "dog sea car hat tin".split()]
+    (tmp_path / "words.txt").write_text("\n".join(words), encoding="utf-8")
+
+    def mined(root):
+        images = SimpleNamespace(labels=np.arange(3), features=lambda at: near[torch.tensor(at)])
+        source = SpaceSource(backbone, ["ant", "bee", "cow"], images, Store(root))
+        labels = source.labels("a photo of a {}")
+        near = F.normalize(labels + 0.05 * torch.eye(*labels.shape), dim=1)
+        settings = TextSpaceSettings(
+            corpus=str(tmp_path / "words.txt"),
+            label_prompt="a photo of a {}",
+            images_per_class=1,
+            num_negatives=7,
+        )
+        return source.mined(settings)
+
+    whole = mined(None)
+    assert len(whole.words) > 0 and whole.passing["noun"] > 3
+    monkeypatch.setattr(space, "TEXTS_PER_SHARD", 3)
+    for turn in range(3):
+        again = mined(tmp_path / "store")
+        assert again.words == whole.words and again.passing == whole.passing
+        torch.testing.assert_close(again.features, whole.features)
+        shards = sorted((tmp_path / "store" / "ranks").glob("*/*.safetensors"))
+        assert len(shards) == 7
+        shards[turn].unlink()  # as if its process had been killed
+        shards[-1].write_bytes(shards[-1].read_bytes()[:-5])
 
 
 def test_shares_cover_everything_once(tmp_path):

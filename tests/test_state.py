@@ -11,17 +11,17 @@ from pathlib import Path
 import pytest
 from test_detector import CLASSES, fitted, stream_files, world
 
+from openood_interneg.application.state import StateError, read_state, sweep, write_state
 from openood_interneg.cli.score import open_input, parse_protections
 from openood_interneg.detectors.base import DetectorError
 from openood_interneg.settings import SettingsError
-from openood_interneg.state import StateError, read_state, sweep, write_state
 
 # Imports once, then runs every command in a fork of its own, which the test may kill.
 SERVER = """
 import json, os, signal, sys, time
 import torch, torchvision, pydantic.type_adapter
 from openood_interneg.cli import app
-import openood_interneg.detector
+import openood_interneg.application.detector
 from openood_interneg.vlm.backbones import load_backbone
 load_backbone("miniature").encode_text(["a"])
 torch.optim.AdamW([torch.zeros(1, requires_grad=True)])
@@ -270,7 +270,7 @@ def test_nothing_in_a_state_is_run_or_opened(tmp_path):
     """Pickles are no states, and a state names no file that would be opened."""
     import pickle
 
-    from openood_interneg.detector import InterNegDetector
+    from openood_interneg.application.detector import InterNegDetector
 
     class Trap:
         def __reduce__(self):

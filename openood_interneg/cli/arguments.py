@@ -23,7 +23,7 @@ Preprocessing = Annotated[
     str, typer.Option(help="clip (the model's own) or openood_vlm (resize 256, crop 224).")
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")]
-Precision = Annotated[str, typer.Option(help="fp32, bf16 or fp16, of the towers.")]
+Precision = Annotated[str, typer.Option(help="Of the towers: fp32, bf16, fp16; fp32+compile, ...")]
 EncodeBatch = Annotated[int, typer.Option(min=1, help="Images per forward pass.")]
 Config = Annotated[
     Optional[Path],  # noqa: UP045

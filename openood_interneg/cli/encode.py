@@ -48,7 +48,7 @@ def encode(
     shard_size: Annotated[
         int, typer.Option(min=1, help="Images per file; eval looks for the default's.")
     ] = IMAGES_PER_SHARD,
-    texts: Annotated[bool, typer.Option(help="Encode the corpus, too.")] = True,
+    texts: Annotated[bool, typer.Option(help="Encode and rank the corpus, too.")] = True,
     invert: Annotated[
         bool, typer.Option(help="Invert every image, too (a stream needs the gated ones only).")
     ] = False,
@@ -59,7 +59,7 @@ def encode(
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
 ) -> None:
-    """Encode a benchmark's images and the corpus into the store, where `eval` finds them.
+    """Encode a benchmark's images, encode and rank the corpus: `eval` finds it all in the store.
 
     Runs in one process, or in many: torchrun --nproc-per-node 8 -m openood_interneg.cli encode
     ... The result is the same. A run that was stopped continues where it was.
@@ -91,14 +91,9 @@ def encode(
             source = evaluation.source
             if benchmark.train is not None:
                 source.proxies(chosen)
-            if texts and chosen.negatives != "none":
-                corpus = source.corpus(chosen)
-                for words, prompt, what in (
-                    (corpus.nouns, chosen.noun_prompt, "nouns"),
-                    (corpus.adjectives, chosen.adjective_prompt, "adjectives"),
-                ):
-                    for _ in source.texts(words, prompt, what):
-                        pass
+            minable = benchmark.train is not None or chosen.negatives == "intra"
+            if texts and minable and chosen.negatives != "none" and chosen.num_negatives:
+                source.mined(chosen)
             if invert:
                 for seed in parse_seeds(seeds):
                     inverter = evaluation.inverter(replace(chosen, seed=seed))

@@ -11,6 +11,14 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table as RichTable
 
+from openood_interneg.cli.arguments import (
+    CacheDir,
+    DataRoot,
+    Device,
+    EncodeBatch,
+    Precision,
+    Pretrained,
+)
 from openood_interneg.cli.console import console, progress_bars, say
 from openood_interneg.cli.evaluate import parse_seeds, pick_device
 from openood_interneg.demo.world import write_benchmark
@@ -35,7 +43,7 @@ def reproduce(
     what: Annotated[
         str, typer.Argument(help="list, all, or names: table1, table3,figure4, a YAML file.")
     ] = "list",
-    data_root: Annotated[Folder, typer.Option(help="Folder with images_*/, lists.")] = None,
+    data_root: DataRoot = None,
     bench: Annotated[
         Text,
         typer.Option(help="imagenet, cifar10, cifar100, realbench10, realbench100 or miniature."),
@@ -43,7 +51,7 @@ def reproduce(
     backbone: Annotated[
         Text, typer.Option(help="In place of the experiment's; several with commas.")
     ] = None,
-    pretrained: Annotated[Text, typer.Option(help="open_clip's tag or weights file.")] = None,
+    pretrained: Pretrained = None,
     limit: Annotated[Whole, typer.Option(min=1, help="Images per test set, at most.")] = None,
     seeds: Annotated[Text, typer.Option(help="In place of the experiment's, as 0,1,2.")] = None,
     corpus: Annotated[Text, typer.Option(help="Word list in place of WordNet.")] = None,
@@ -52,12 +60,12 @@ def reproduce(
         bool, typer.Option("--full", help="All points of a sweep on substituted data, too.")
     ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Compute finished cells again.")] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")] = "auto",
-    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16, of the towers.")] = "fp32",
-    encode_batch: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 128,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+    encode_batch: EncodeBatch = 128,
     workers: Annotated[int, typer.Option(min=0, help="Processes that read images.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder of cells and report.")] = Path("reproduced"),
-    cache_dir: Annotated[Folder, typer.Option(help="Where features are kept.")] = None,
+    cache_dir: CacheDir = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the tables.")] = False,
 ) -> None:
     """Run the paper's tables and figures; put ours beside the published ones.

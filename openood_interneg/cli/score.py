@@ -20,6 +20,9 @@ import typer
 import yaml
 from rich.markup import escape
 
+from openood_interneg.application.detector import InterNegDetector, Scored
+from openood_interneg.application.id_images import labelled_images
+from openood_interneg.application.state import StateError, sweep
 from openood_interneg.cli.arguments import (
     BackboneName,
     Config,
@@ -32,11 +35,9 @@ from openood_interneg.cli.arguments import (
 from openood_interneg.cli.console import progress_bars, say
 from openood_interneg.cli.evaluate import pick_device
 from openood_interneg.cli.options import plan_methods
-from openood_interneg.detector import InterNegDetector, Scored, labelled_images
 from openood_interneg.detectors.base import DetectorError
 from openood_interneg.evaluation.images import ImageError, Reading, image_files
 from openood_interneg.settings import InterNegSettings, SettingsError, as_mapping
-from openood_interneg.state import StateError, sweep
 from openood_interneg.vlm.backbones import load_backbone
 
 Text = Optional[str]  # noqa: UP045 - typer reads it

@@ -13,9 +13,16 @@ from torch import Tensor
 
 from openood_interneg.detectors.base import TextSpace
 from openood_interneg.detectors.method import Method
-from openood_interneg.evaluation.store import Store, digest
+from openood_interneg.evaluation.store import Entry, Store, digest, tensors_digest
 from openood_interneg.negatives.corpus import Corpus, deduplicate, load_corpus
-from openood_interneg.negatives.mining import Criterion, Mined, inter_modal, intra_modal, mine
+from openood_interneg.negatives.mining import (
+    Criterion,
+    Mined,
+    inter_modal,
+    intra_modal,
+    mine_ranked,
+    ranked,
+)
 from openood_interneg.negatives.proxies import base_cosine, image_proxies, sample_per_class
 from openood_interneg.settings import SettingsError, TextSpaceSettings, as_mapping
 from openood_interneg.vlm.backbones import Backbone
@@ -170,12 +177,11 @@ class SpaceSource:
             )
         else:  # nothing to measure the deviation against
             proxies, base = torch.zeros_like(labels), labels.new_zeros(len(labels))
-        mined = mine(
+        mined = mine_ranked(
             corpus.nouns,
-            self.texts(corpus.nouns, settings.noun_prompt, "nouns"),
+            self.ranked(corpus.nouns, settings.noun_prompt, "nouns", settings),
             corpus.adjectives,
-            self.texts(corpus.adjectives, settings.adjective_prompt, "adjectives"),
-            self.criterion(settings),
+            self.ranked(corpus.adjectives, settings.adjective_prompt, "adjectives", settings),
             settings.num_negatives,
             proxies,
             base,
@@ -197,11 +203,50 @@ class SpaceSource:
         proxies, _ = self.proxies(settings)
         return inter_modal(proxies, base_cosine(labels, proxies))
 
+    def _criterion_key(self, settings: TextSpaceSettings) -> dict:
+        """What decides the ranks of texts beside the texts."""
+        labels = self.labels(settings.label_prompt)
+        if settings.negatives == "intra":
+            rule = [settings.intra_quantile, settings.intra_quantile_rule]
+            return {"intra": rule, "labels": tensors_digest({"labels": labels})}
+        proxies, _ = self.proxies(settings)
+        return {"inter": tensors_digest({"labels": labels, "proxies": proxies})}
+
+    def ranked(
+        self, words: Sequence[str], prompt: str, what: str, settings: TextSpaceSettings
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """As `texts`, each chunk with its ranks under the settings' criterion, kept on disk, too.
+
+        Yields:
+            (n_k, D) unit rows, (n_k,) ranks.
+        """
+        texts = self._texts(words, prompt, what)
+        if not texts.rows:
+            return
+        key = texts.key | {"criterion": self._criterion_key(settings)}
+        entry = self.store.entry("ranks", key, texts.rows, texts.shard_rows)
+        criterion = self.criterion(settings)
+
+        def compute(shards: list[int]) -> Iterator[dict[str, Tensor]]:
+            for shard in shards:
+                features = texts.read(shard)["features"].to(self.backbone.device)
+                yield {"rank": ranked(features, criterion)}
+
+        entry.fill(compute)
+        device = self.backbone.device
+        for shard in range(entry.shards):
+            yield texts.read(shard)["features"].to(device), entry.read(shard)["rank"].to(device)
+
     def texts(self, words: Sequence[str], prompt: str, what: str = "texts") -> Iterator[Tensor]:
         """Text features of words under a prompt set, in chunks (n_k, D), kept on disk.
 
         Encoding resumes at the first missing shard; memory holds one chunk at a time.
         """
+        entry = self._texts(words, prompt, what)
+        for shard in range(entry.shards):
+            yield entry.read(shard)["features"].to(self.backbone.device)
+
+    def _texts(self, words: Sequence[str], prompt: str, what: str) -> Entry:
         templates = prompt_set(prompt)
         backbone = self.backbone
         key = {
@@ -222,8 +267,7 @@ class SpaceSource:
                 yield {"features": features}
 
         entry.fill(compute)
-        for shard in range(entry.shards):
-            yield entry.read(shard)["features"].to(backbone.device)
+        return entry
 
 
 def _space_key(settings: TextSpaceSettings) -> dict:

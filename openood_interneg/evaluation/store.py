@@ -41,6 +41,16 @@ def digest(value: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Hex digest of named tensors: names, dtypes, shapes and values."""
+    hasher = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        hasher.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return hasher.hexdigest()
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary sibling that becomes `path` when the block ends without an exception."""
@@ -65,7 +75,7 @@ def write_text(path: Path, text: str) -> None:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Writes a safetensors file atomically, with a digest of its tensors in the header."""
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    header = {k: json.dumps(v) for k, v in metadata.items()} | {"digest": _tensor_digest(tensors)}
+    header = {k: json.dumps(v) for k, v in metadata.items()} | {"digest": tensors_digest(tensors)}
     with atomic_path(path) as temporary:
         temporary.write_bytes(save(tensors, metadata=header))
 
@@ -83,7 +93,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise StoreError(f"cannot read {path}: {error}") from error
-    if header.pop("digest", None) != _tensor_digest(tensors):
+    if header.pop("digest", None) != tensors_digest(tensors):
         raise StoreError(f"{path} is damaged: its content does not match its digest")
     try:
         return tensors, {k: json.loads(v) for k, v in header.items()}
@@ -202,15 +212,6 @@ class Store:
         """The entry of a key; nothing is created until a shard is written."""
         name = digest([kind, key, rows, shard_rows])
         return Entry(self.root / kind / name, key, rows, shard_rows)
-
-
-def _tensor_digest(tensors: Mapping[str, Tensor]) -> str:
-    hasher = hashlib.blake2b(digest_size=16)
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        hasher.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    return hasher.hexdigest()
 
 
 def _umask() -> int:

@@ -9,7 +9,7 @@ chunk x C, never corpus x C.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -106,24 +106,36 @@ def quota(num_negatives: int, adjectives: int, nouns: int) -> tuple[int, int]:
     return share, num_negatives - share
 
 
-def select(
-    chunks: Iterator[Tensor] | Sequence[Tensor], criterion: Criterion, limit: int
+def ranked(chunk: Tensor, criterion: Criterion) -> Tensor:
+    """Rank of each text of a chunk, highest first; -inf where it does not qualify. (n,) float32."""
+    passes, rank = criterion(chunk)
+    return rank.masked_fill(~passes, float("-inf"))
+
+
+def select_ranked(
+    chunks: Iterable[tuple[Tensor, Tensor]], limit: int
 ) -> tuple[Tensor, Tensor, int]:
-    """The `limit` best-ranked qualifying rows of a stream of chunks.
+    """The `limit` best-ranked rows of a stream of chunks.
+
+    Keeping the best of what was kept and of what comes is associative, so chunks may be ranked
+    anywhere, by any number of processes, and merged here.
 
     Args:
-        chunks: tensors (n_k, D) whose rows are numbered through.
+        chunks: features (n_k, D) and their ranks (n_k,) as `ranked` gives them; rows are numbered
+            through.
         limit: largest number of rows returned.
 
     Returns:
         indices (m,) int64 and their features (m, D), best first (earlier row first on ties), and
         how many rows qualified in all.
+
+    Raises:
+        ValueError: no chunk at all.
     """
     kept: tuple[Tensor, Tensor, Tensor] | None = None
     passing = seen = 0
-    for chunk in chunks:
-        passes, rank = criterion(chunk)
-        index = passes.nonzero()[:, 0]
+    for chunk, rank in chunks:
+        index = (rank > float("-inf")).nonzero()[:, 0]
         passing += len(index)
         new = (rank[index], index + seen, chunk[index])
         seen += len(chunk)
@@ -139,6 +151,13 @@ def select(
     return index, features, passing
 
 
+def select(
+    chunks: Iterable[Tensor], criterion: Criterion, limit: int
+) -> tuple[Tensor, Tensor, int]:
+    """As `select_ranked`, for chunks (n_k, D) that are ranked here."""
+    return select_ranked(((chunk, ranked(chunk, criterion)) for chunk in chunks), limit)
+
+
 def _best(kept: tuple[Tensor, Tensor, Tensor], limit: int) -> tuple[Tensor, Tensor, Tensor]:
     order = kept[0].argsort(descending=True, stable=True)[:limit]
     return kept[0][order], kept[1][order], kept[2][order]
@@ -146,9 +165,9 @@ def _best(kept: tuple[Tensor, Tensor, Tensor], limit: int) -> tuple[Tensor, Tens
 
 def mine(
     nouns: Sequence[str],
-    noun_features: Iterator[Tensor] | Sequence[Tensor],
+    noun_features: Iterable[Tensor],
     adjectives: Sequence[str],
-    adjective_features: Iterator[Tensor] | Sequence[Tensor],
+    adjective_features: Iterable[Tensor],
     criterion: Criterion,
     num_negatives: int,
     proxies: Tensor,
@@ -166,13 +185,30 @@ def mine(
     Returns:
         At most M texts: fewer where fewer qualify, none where nothing does.
     """
+    pools = (
+        ((chunk, ranked(chunk, criterion)) for chunk in chunks)
+        for chunks in (noun_features, adjective_features)
+    )
+    return mine_ranked(nouns, next(pools), adjectives, next(pools), num_negatives, proxies, base)
+
+
+def mine_ranked(
+    nouns: Sequence[str],
+    ranked_nouns: Iterable[tuple[Tensor, Tensor]],
+    adjectives: Sequence[str],
+    ranked_adjectives: Iterable[tuple[Tensor, Tensor]],
+    num_negatives: int,
+    proxies: Tensor,
+    base: Tensor,
+) -> Mined:
+    """As `mine`, where chunks come with their ranks: features (n_k, D), ranks (n_k,)."""
     found = {}
     for kind, words, chunks in (
-        ("adjective", adjectives, adjective_features),
-        ("noun", nouns, noun_features),
+        ("adjective", adjectives, ranked_adjectives),
+        ("noun", nouns, ranked_nouns),
     ):
         if len(words):
-            found[kind] = select(chunks, criterion, num_negatives)
+            found[kind] = select_ranked(chunks, num_negatives)
         else:
             empty = torch.empty(0, dtype=torch.int64, device=proxies.device)
             found[kind] = (empty, proxies[:0], 0)

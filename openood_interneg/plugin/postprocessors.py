@@ -22,6 +22,7 @@ from openood_interneg.detectors.base import Detector
 from openood_interneg.detectors.method import Method
 from openood_interneg.detectors.registry import get_method, list_methods
 from openood_interneg.evaluation.inversions import StoredInverter, stored_inverter
+from openood_interneg.evaluation.pipeline import encoded_ahead
 from openood_interneg.evaluation.protocols import FeatureSet
 from openood_interneg.evaluation.space import SpaceSource
 from openood_interneg.evaluation.store import Store, default_root
@@ -262,12 +263,11 @@ class DetectorPostprocessor(BasePostprocessor):
         Returns:
             Predictions (B,) int64 and confidences (B,) float32, high = ID.
         """
-        images = pixels(data)
         keys = keys_of(data, self._seen)
         detector = self.detector
-        pred, conf = detector.step(self.encode(net, images, keys), keys)
-        self._seen += len(images)
-        return pred, conf
+        scores = detector.step(self.encode(net, pixels(data), keys), keys)
+        self._seen += len(keys)
+        return scores
 
     def inference(
         self, net: nn.Module, data_loader: DataLoader, progress: bool = True
@@ -275,8 +275,17 @@ class DetectorPostprocessor(BasePostprocessor):
         """Scores a loader as one fresh stream: numpy (pred, conf, label), in the loader's order."""
         self.reset()
         preds, confs, labels = [], [], []
-        for batch in batches(data_loader, progress):
-            pred, conf = self.postprocess(net, batch)
+
+        def encode(batch: Any) -> tuple[Tensor, Tensor]:
+            keys = keys_of(batch, self._seen)
+            self._seen += len(keys)
+            return self.encode(net, pixels(batch), keys), keys
+
+        detector = self.detector
+        for batch, (features, keys) in encoded_ahead(
+            batches(data_loader, progress), encode, detector.space.device
+        ):
+            pred, conf = detector.step(features, keys)
             preds.append(pred.cpu())
             confs.append(conf.cpu())
             labels.append(labels_of(batch).cpu())

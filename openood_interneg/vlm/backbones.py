@@ -26,7 +26,8 @@ from openood_interneg.vlm.text_tower import (
     causal_source,
 )
 
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["fp32", "bf16", "fp16", "fp32+compile", "bf16+compile", "fp16+compile"]
+COMPILE = "+compile"
 
 PRECISIONS: dict[str, torch.dtype] = {
     "fp32": torch.float32,
@@ -64,7 +65,11 @@ class Backbone:
         preprocess: what images need before `encode_image`.
         name: shown in tables and errors.
         device: where the model runs.
-        precision: of the towers' matrix products; features are float32 in any case.
+        precision: of the towers' matrix products; features are float32 in any case. With
+            "+compile" the image tower goes through `torch.compile`.
+
+    Raises:
+        SettingsError: unknown precision.
     """
 
     def __init__(
@@ -77,9 +82,11 @@ class Backbone:
         device: str | torch.device = "cpu",
         precision: Precision = "fp32",
     ):
-        if precision not in PRECISIONS:
+        if str(precision).removesuffix(COMPILE) not in PRECISIONS:
             known = ", ".join(PRECISIONS)
-            raise SettingsError(f"precision is {precision!r}; choose one of {known}")
+            raise SettingsError(
+                f"precision is {precision!r}; choose one of {known}, or one of them with {COMPILE}"
+            )
         self.name = name
         self.precision = precision
         self.tokenizer = tokenizer
@@ -95,7 +102,7 @@ class Backbone:
     @property
     def dtype(self) -> torch.dtype:
         """dtype of the towers' matrix products."""
-        return PRECISIONS[self.precision]
+        return PRECISIONS[self.precision.removesuffix(COMPILE)]
 
     @cached_property
     def digest(self) -> str:
@@ -110,7 +117,7 @@ class Backbone:
 
     def image_features(self, images: Tensor) -> Tensor:
         """Unit image features (B, D) float32, differentiable in `images` (B, 3, H, W)."""
-        features = self._compute_model.encode_image(images.to(self.dtype))
+        features = self._image_tower(images.to(self.dtype))
         return F.normalize(features.float(), dim=-1)
 
     @torch.no_grad()
@@ -143,12 +150,22 @@ class Backbone:
         A copy of the weights, not autocast: autocast casts frozen weights anew in every call, and
         on a CPU its attention layers take a path ten times slower than float32.
         """
-        if self.precision == "fp32":
+        if self.dtype == torch.float32:
             return self.model
         lowered = self.__dict__.get("_lowered")
         if lowered is None or lowered.logit_scale.device != self.device:
             lowered = self.__dict__["_lowered"] = copy.deepcopy(self.model).to(self.dtype)
         return lowered
+
+    @property
+    def _image_tower(self) -> Callable[[Tensor], Tensor]:
+        tower = self._compute_model.encode_image
+        if not self.precision.endswith(COMPILE):
+            return tower
+        compiled = self.__dict__.get("_compiled")
+        if compiled is None or compiled[0] is not tower.__self__:
+            compiled = self.__dict__["_compiled"] = (tower.__self__, torch.compile(tower))
+        return _Compiled(compiled[1], self.precision)
 
     # ---- texts ---------------------------------------------------------------------------
 
@@ -264,6 +281,26 @@ class Backbone:
                 )
             cache[key] = self.text_tower.pseudo_prompts(tokens, num_tokens, ids[0])
         return cache[key]
+
+
+class _Compiled:
+    """What `torch.compile` made; that it cannot work here only shows at the first call."""
+
+    def __init__(self, tower: Callable[[Tensor], Tensor], precision: str):
+        self.tower, self.precision = tower, precision
+
+    def __call__(self, images: Tensor) -> Tensor:
+        from torch._dynamo.exc import TorchDynamoException
+
+        try:
+            return self.tower(images)
+        except TorchDynamoException as error:
+            reason = str(error).strip().splitlines()[0][:160]
+            raise SettingsError(
+                f"precision is {self.precision!r}, and torch.compile does not work here "
+                f"({reason}); use {self.precision.removesuffix(COMPILE)!r}, or install a C++ "
+                "compiler"
+            ) from error
 
 
 def load_backbone(

@@ -6,16 +6,14 @@ an application needs: images of any origin, a threshold, explanations, and a sta
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import os
-import re
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +22,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from openood_interneg.application.explanation import Explanation, explain
+from openood_interneg.application.id_images import (
+    UNKNOWN,
+    LabelledImages,
+    checked_names,
+    images_digest,
+    labelled_images,
+    unlabelled_images,
+)
+from openood_interneg.application.saving import Saved
+from openood_interneg.application.state import StateError, chained
 from openood_interneg.detectors.base import DetectorError, Inverter, Scores, TextSpace
 from openood_interneg.detectors.protections import ProtectedInterNeg, ProtectionSettings
 from openood_interneg.evaluation.images import (
@@ -32,29 +41,19 @@ from openood_interneg.evaluation.images import (
     as_image,
     as_sources,
     content_key,
-    image_files,
 )
 from openood_interneg.evaluation.inversions import live_inverter
+from openood_interneg.evaluation.pipeline import encoded_ahead
 from openood_interneg.evaluation.space import Progress, SpaceSource
 from openood_interneg.evaluation.store import Store, default_root
 from openood_interneg.negatives.corpus import load_corpus
-from openood_interneg.settings import InterNegSettings, SettingsError, as_mapping, from_mapping
-from openood_interneg.state import (
-    StateError,
-    chained,
-    differing_names,
-    read_state,
-    refuse_differences,
-    tensor_digest,
-    text_digest,
-    write_state,
-)
-from openood_interneg.vlm.backbones import OPENAI_BACKBONES, Backbone, FeatureError, load_backbone
-from openood_interneg.vlm.classnames import KNOWN_CLASS_NAMES, ClassNameError, class_names
+from openood_interneg.settings import InterNegSettings, SettingsError, from_mapping
+from openood_interneg.vlm.backbones import Backbone, FeatureError, load_backbone
 
-UNKNOWN = "unknown"
 GUARD_IMAGES = 256  # calibration images that id_guard watches
 FEW_IMAGES = 20  # too few to tell a 95 % quantile
+LOOK_EVERY = 100  # images of the stream between two looks at the false alarms
+DRIFT = 0.1  # false alarms beyond those of calibration that are worth a warning
 
 
 @dataclass(frozen=True)
@@ -80,49 +79,7 @@ class Scored:
         return None if self.prediction is None else self.prediction == UNKNOWN
 
 
-@dataclass(frozen=True)
-class BankEntry:
-    """An entry of the bank as `explain` shows it: an inverted image of the stream.
-
-    Attributes:
-        cosine: with the image. share: of the softmax mass. key: of the picture it was made from.
-        words: nearest labels and negative texts with their cosines.
-    """
-
-    cosine: float
-    share: float
-    key: int
-    words: tuple[tuple[str, float], ...]
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """Why an image got its score.
-
-    Attributes:
-        score: as `score` gives it. prediction: label or "unknown"; None without gamma.
-        labels, negatives: best (text, share of the softmax mass over labels, negatives and bank).
-        bank: nearest entries of the bank.
-        dominant: "max" where one negative beats every label, "sum" where only all of them
-            together push the score down, None where the score is at least gamma (Fig. 2).
-    """
-
-    score: float
-    prediction: str | None
-    labels: tuple[tuple[str, float], ...]
-    negatives: tuple[tuple[str, float], ...]
-    bank: tuple[BankEntry, ...]
-    dominant: Literal["max", "sum"] | None
-
-
-class _Load:
-    """`InterNegDetector.load(path)` makes a detector; `detector.load(path)` continues in it."""
-
-    def __get__(self, instance, owner):
-        return owner._from_state if instance is None else instance._continue
-
-
-class InterNegDetector:
+class InterNegDetector(Saved):
     """Zero-shot OOD detection with CLIP for class names and a few images of each class.
 
     Args:
@@ -142,8 +99,6 @@ class InterNegDetector:
     Raises:
         SettingsError: unknown or contradictory settings.
     """
-
-    load = _Load()
 
     def __init__(
         self,
@@ -215,7 +170,7 @@ class InterNegDetector:
             among the names. ProxyError: a class without images. ImageError: unreadable image.
         """
         names = checked_names(class_names)
-        images = _LabelledImages(self, *labelled_images(id_images, names))
+        images = LabelledImages(self._encode, *labelled_images(id_images, names))
         source = SpaceSource(self.backbone, names, images, self._store, progress)
         space = source.build(self.settings)
         self._digests = {
@@ -423,7 +378,8 @@ class InterNegDetector:
         run starts: batches are cut by the position in the stream.
 
         Args:
-            images: paths or other images; read no further than needed.
+            images: paths or other images. An iterator is read no further than needed; a sequence is
+                read and, on a GPU, encoded one batch ahead.
             on_error: "skip" gives an unreadable image a result with `error` and goes on; "stop"
                 raises, with nothing of its batch remembered.
             resume: the stream is the one that the loaded state was in; what was scored is
@@ -436,15 +392,20 @@ class InterNegDetector:
         self._threshold()
         if on_error not in ("skip", "stop"):
             raise SettingsError(f"on_error is {on_error!r}; choose one of skip, stop")
-        iterator = iter(images)
+        iterator, device = iter(images), self.space.device
         with self._turn():
             if resume:
                 self._skip(iterator)
             else:
                 self.begun, self._names = self.position, ""
         with ThreadPoolExecutor(workers) if workers else nullcontext() as pool:
-            while batch := list(itertools.islice(iterator, self.batch_size)):
-                yield self._stream_batch(batch, on_error, pool.map if pool else map)
+            do = pool.map if pool else map
+            batches = iter(lambda: list(itertools.islice(iterator, self.batch_size)), [])
+            overlap = None if isinstance(images, Sequence) else False
+            for batch, found in encoded_ahead(
+                batches, lambda batch: self._encode_readable(batch, do), device, overlap=overlap
+            ):
+                yield self._stream_batch(batch, *found, on_error)
 
     def _skip(self, iterator: Iterator[Any]) -> None:
         count = self.position - self.begun
@@ -463,20 +424,14 @@ class InterNegDetector:
                 "same input again, or start a new state"
             )
 
-    def _stream_batch(self, batch: list[Any], on_error: str, do: Callable) -> list[Scored]:
-        def attempt(source: Any) -> tuple[Tensor, int] | str:
-            try:
-                return self._prepare(source)
-            except ImageError as error:
-                return str(error)
-
-        found = list(do(attempt, batch))
+    def _stream_batch(
+        self, batch: list[Any], features: Tensor | None, found: list, on_error: str
+    ) -> list[Scored]:
         names = [_name(source, self.position + i) for i, source in enumerate(batch)]
-        features = self._encode_readable(found)
         for place, entry in enumerate(found):
             if isinstance(entry, str) and on_error == "stop":
                 raise ImageError(f"{entry} (position {self.position + place} of the stream)")
-        keys = torch.tensor([e[1] for e in found if not isinstance(e, str)], dtype=torch.int64)
+        keys = torch.tensor([e for e in found if not isinstance(e, str)], dtype=torch.int64)
         with self._turn():
             self._may_watch()
             gamma, classes = self._threshold(), self.class_names
@@ -499,21 +454,33 @@ class InterNegDetector:
                 self._names = chained(self._names, name)
         return out
 
-    def _encode_readable(self, found: list) -> Tensor | None:
-        """Features of the readable images; one whose feature is not finite becomes an error."""
-        good = [i for i, entry in enumerate(found) if not isinstance(entry, str)]
-        if not good:
-            return None
+    def _encode_readable(self, batch: list[Any], do: Callable) -> tuple[Tensor | None, list]:
+        """Features of the readable images, and for each image its key or what is wrong with it.
+
+        An image whose feature is not finite is one with something wrong, too.
+        """
+
+        def attempt(source: Any) -> tuple[Tensor, int] | str:
+            try:
+                return self._prepare(source)
+            except ImageError as error:
+                return str(error)
+
+        prepared = list(do(attempt, batch))
+        found = [entry if isinstance(entry, str) else entry[1] for entry in prepared]
+        pixels = {i: entry[0] for i, entry in enumerate(prepared) if not isinstance(entry, str)}
+        if not pixels:
+            return None, found
         try:
-            return self.backbone.encode_image(torch.stack([found[i][0] for i in good]))
+            return self.backbone.encode_image(torch.stack(list(pixels.values()))), found
         except FeatureError:
             rows = []
-            for i in good:
+            for i, image in pixels.items():
                 try:
-                    rows.append(self.backbone.encode_image(found[i][0][None]))
+                    rows.append(self.backbone.encode_image(image[None]))
                 except FeatureError as error:
                     found[i] = str(error)
-            return torch.cat(rows) if rows else None
+            return torch.cat(rows) if rows else None, found
 
     def _may_watch(self) -> None:
         if self.protections.watches and self._guard is None:
@@ -614,12 +581,40 @@ class InterNegDetector:
             self._fitted().watch(self._guard, self.gamma)
             return self.gamma
 
+    def false_alarms(self) -> float:
+        """Share of the calibration images that are unknown with the bank as it is now.
+
+        Raises:
+            DetectorError: `calibrate` was not called.
+        """
+        with self._lock:
+            if self._guard is None or self._gamma is None:
+                raise DetectorError("there are no calibration images; call calibrate first")
+            return float((self._fitted().peek(self._guard).score < self._gamma).float().mean())
+
     def _advance(self, count: int) -> None:
         """The stream has brought `count` images more."""
         before, self.position = self.position, self.position + count
         every = self.protections.recalibrate
         if every and self.position // every > before // every:
             self.recalibrate()
+        elif not every and self.position // LOOK_EVERY > before // LOOK_EVERY:
+            self._warn_of_drift()
+
+    def _warn_of_drift(self) -> None:
+        """Says once in a stream that gamma has become too strict."""
+        calibrated = self._guard is not None and self._gamma is not None
+        if self._warned or not calibrated or not self.bank_size:
+            return
+        share = self.false_alarms()
+        if share > 1 - self._tpr + DRIFT:
+            self._warned = True
+            warnings.warn(
+                f"{share:.0%} of the calibration images would now be unknown: the bank has grown "
+                f"to {self.bank_size} entries and gamma is from before. Call recalibrate() now and "
+                "then, or set the protection recalibrate=100",
+                stacklevel=4,
+            )
 
     def reset(self) -> None:
         """Forgets the stream: the bank, the position. Classes and gamma stay."""
@@ -632,6 +627,7 @@ class InterNegDetector:
         self.failed = 0  # unreadable ones
         self.note: dict[str, Any] = {}  # what a caller keeps in the state
         self.begun, self._names = 0, ""  # where the present input began, digest of its names
+        self._warned = False  # that gamma has become too strict
         self._owner: int | None = None  # the thread that feeds the stream
         self._process = os.getpid()
 
@@ -643,407 +639,23 @@ class InterNegDetector:
         (source,) = as_sources(image)
         features, _ = self._encode([source])
         with self._lock:
-            detector, space = self._fitted(), self.space
+            detector = self._fitted()
             label, score = (column[0].item() for column in detector.peek(features))
             bank, keys = detector.bank.features.clone(), detector.bank.keys.tolist()
-        texts = torch.cat([space.labels, space.negatives])
-        cosine = torch.cat([texts, bank]) @ features[0]
-        mass = (cosine * (space.logit_scale / self.settings.tau)).softmax(dim=0)
-        classes = len(space.labels)
-        words = [*space.class_names, *space.negative_words]
-
-        def best(part: slice) -> tuple[tuple[str, float], ...]:
-            values, places = mass[part].topk(min(top, len(mass[part])))
-            return tuple(
-                (words[part.start + i], v)
-                for i, v in zip(places.tolist(), values.tolist(), strict=True)
-            )
-
-        entries = []
-        for i in cosine[len(texts) :].topk(min(top, len(bank))).indices.tolist():
-            near, places = (texts @ bank[i]).topk(min(3, len(texts)))
-            named = tuple(
-                (words[p], c) for p, c in zip(places.tolist(), near.tolist(), strict=True)
-            )
-            at = len(texts) + i
-            entries.append(BankEntry(cosine[at].item(), mass[at].item(), keys[i], named))
-        prediction = dominant = None
-        if self._gamma is not None:
-            prediction = self.class_names[label] if score >= self._gamma else UNKNOWN
-        if prediction == UNKNOWN:
-            dominant = "max" if mass[classes:].max() > mass[:classes].max() else "sum"
-        return Explanation(
+            gamma = self._gamma
+        known = None if gamma is None else score >= gamma
+        prediction = {None: None, True: self.class_names[label], False: UNKNOWN}[known]
+        return explain(
+            features[0],
+            detector.space,
+            bank,
+            keys,
             score=score,
             prediction=prediction,
-            labels=best(slice(0, classes)),
-            negatives=best(slice(classes, len(texts))),
-            bank=tuple(entries),
-            dominant=dominant,
+            known=known,
+            scale=detector.space.logit_scale / self.settings.tau,
+            top=top,
         )
-
-    # ---- state -----------------------------------------------------------------------------
-
-    def save(self, path: str | Path) -> None:
-        """Writes everything to one safetensors file, atomically; see `state`.
-
-        While another thread scores, the file holds the moment between two of its batches.
-        """
-        with self._lock:
-            detector = self._fitted()
-            tensors = dict(detector.state_dict())
-            meta = self._meta()
-        space = detector.space
-        optional = {"proxies": space.proxies, "base": space.base, "image_base": space.image_base}
-        if self._guard is not None:
-            optional["guard.features"] = self._guard
-        tensors |= {name: tensor for name, tensor in optional.items() if tensor is not None}
-        tensors |= {
-            "labels": space.labels,
-            "negatives": space.negatives,
-            "proxy_keys": torch.tensor(sorted(self._proxy_keys), dtype=torch.int64),
-        }
-        write_state(Path(path).expanduser(), tensors, meta)
-
-    def _meta(self) -> dict[str, Any]:
-        space = self.space
-        return {
-            "settings": as_mapping(self.settings),
-            "protections": as_mapping(self.protections),
-            "class_names": list(space.class_names),
-            "negative_words": list(space.negative_words),
-            "backbone": self._backbone_identity(),
-            "preprocess": _plain(self.preprocess.key()) | {"variant": self._preprocess_name},
-            "reading": asdict(self.reading),
-            "digests": self._digests
-            | {
-                "labels": tensor_digest(space.labels),
-                "negatives": tensor_digest(space.negatives),
-            },
-            "random": {"draws": "splitmix64", "seed": self.settings.seed, "key": "pixels"},
-            "logit_scale": float(space.logit_scale),
-            "batch_size": self.batch_size,
-            "gamma": self._gamma,
-            "tpr": self._tpr,
-            "stream": {
-                "position": self.position,
-                "failed": self.failed,
-                "begun": self.begun,
-                "names": self._names,
-                "note": self.note,
-            },
-        }
-
-    def _backbone_identity(self) -> dict[str, str]:
-        backbone = self.backbone
-        return {
-            "name": backbone.name,
-            "weights": backbone.digest,
-            "precision": backbone.precision,
-        }
-
-    @classmethod
-    def _from_state(
-        cls,
-        path: str | Path,
-        backbone: str | Path | Backbone | None = None,
-        *,
-        pretrained: str | None = None,
-        device: str = "auto",
-        threads: Literal["refuse", "arrival"] = "refuse",
-    ) -> InterNegDetector:
-        """A detector as it was saved; neither ID images nor corpus are needed.
-
-        Args:
-            path: file of `save`.
-            backbone: needed where the state names none that this package knows by name; a state
-                never decides which file is opened.
-
-        Raises:
-            StateError: damaged file, or weights other than the state's.
-        """
-        tensors, meta = read_state(Path(path).expanduser())
-        stored = meta["backbone"]
-        if backbone is None:
-            backbone = stored.get("name")
-            if backbone not in (*OPENAI_BACKBONES, "miniature"):
-                raise StateError(
-                    f"{path} was made with the backbone {str(backbone)[:80]!r}; pass it as "
-                    "backbone="
-                )
-        try:
-            detector = cls(
-                backbone,
-                pretrained=pretrained,
-                device=device,
-                precision=stored.get("precision"),
-                preprocess=meta["preprocess"].get("variant"),
-                batch_size=meta["batch_size"],
-                threads=threads,
-                protections=meta["protections"],
-                reading=Reading(**meta["reading"]),
-                **meta["settings"],
-            )
-        except (SettingsError, TypeError) as error:
-            raise StateError(f"{path} is damaged: {error}") from error
-        detector._take(path, tensors, meta)
-        return detector
-
-    def _continue(
-        self, path: str | Path, *, class_names: Any = None, id_images: Any = None
-    ) -> InterNegDetector:
-        """Continues the stream of a state in this detector.
-
-        Args:
-            path: file of `save`, by a detector with the same model, labels and settings.
-            class_names, id_images: what `fit` would get, where this detector was not fitted; they
-                are compared with what the state was fitted to, and the state's text space is used.
-
-        Raises:
-            StateError: damaged file, or one of another model, label set or setting; every
-                difference is named.
-        """
-        tensors, meta = read_state(Path(path).expanduser())
-        mine = {
-            **as_mapping(self.settings),
-            **{f"protection {k}": v for k, v in as_mapping(self.protections).items()},
-            **{f"image reading {k}": v for k, v in asdict(self.reading).items()},
-            "batch_size": self.batch_size,
-            "preprocess": _plain(self.preprocess.key()) | {"variant": self._preprocess_name},
-        }
-        theirs = {
-            **meta["settings"],
-            **{f"protection {k}": v for k, v in meta["protections"].items()},
-            **{f"image reading {k}": v for k, v in meta["reading"].items()},
-            "batch_size": meta["batch_size"],
-            "preprocess": meta["preprocess"],
-        }
-        pairs = {n: (theirs.get(n), mine.get(n)) for n in dict.fromkeys([*mine, *theirs])}
-        identity = self._backbone_identity()
-        for name in ("weights", "precision"):
-            pairs[f"backbone {name}"] = (meta["backbone"].get(name), identity[name])
-        digests = meta["digests"]
-        names = None
-        if self._detector is not None:
-            names = self.class_names
-            for name in ("labels", "negatives"):
-                here = tensor_digest(getattr(self.space, name))
-                pairs[f"{name} digest"] = (digests.get(name), here)
-        if class_names is not None:
-            names = checked_names(class_names)
-            pairs["corpus digest"] = (digests.get("corpus"), self._corpus_digest())
-        if names is not None and list(names) != meta["class_names"]:
-            pairs["class names"] = differing_names(meta["class_names"], names)
-        elif names is not None and id_images is not None:
-            here = images_digest(*labelled_images(id_images, names))
-            pairs["ID images digest"] = (digests.get("id_images"), here)
-        refuse_differences(f"the state {path}", pairs)
-        self._take(path, tensors, meta)
-        return self
-
-    def _take(self, path: str | Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-        identity = self._backbone_identity()
-        refuse_differences(
-            f"the state {path}",
-            {
-                "backbone weights": (meta["backbone"].get("weights"), identity["weights"]),
-                "preprocess": (
-                    meta["preprocess"],
-                    _plain(self.preprocess.key()) | {"variant": self._preprocess_name},
-                ),
-            },
-        )
-        device = self.backbone.device
-        if tensors["labels"].shape[1] != self.backbone.embed_dim:
-            raise StateError(f"{path} is damaged: its features do not have the model's size")
-        space = TextSpace(
-            labels=tensors["labels"],
-            logit_scale=meta["logit_scale"],
-            negatives=tensors["negatives"],
-            proxies=tensors.get("proxies"),
-            base=tensors.get("base"),
-            image_base=tensors.get("image_base"),
-            negative_words=tuple(meta["negative_words"]),
-            class_names=tuple(meta["class_names"]),
-        ).to(device)
-        stream = meta["stream"]
-        begun = stream.get("begun")
-        if not isinstance(begun, int) or not 0 <= begun <= stream["position"]:
-            raise StateError(f"{path} is damaged: the present input began at {begun!r}")
-        if not isinstance(stream.get("note"), dict):
-            raise StateError(f"{path} is damaged: the stream's note is no mapping")
-        memory = {
-            name: tensor
-            for name, tensor in tensors.items()
-            if name.startswith("bank.") or name in ("seen", "inverted")
-        }
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it was said when the state's detector was fitted
-            fresh = self._fitted_to(space)
-        try:
-            fresh.load_state_dict({n: t.to(device) for n, t in memory.items()})
-        except (DetectorError, RuntimeError, IndexError, KeyError, ValueError) as error:
-            raise StateError(f"{path} is damaged: {error}") from error
-        with self._lock:
-            self._detector = fresh
-            self._digests = {
-                k: str(v) for k, v in meta["digests"].items() if k in ("corpus", "id_images")
-            }
-            self._proxy_keys = set(tensors["proxy_keys"].tolist())
-            self._restart()
-            self.gamma = meta.get("gamma")
-            self._guard = tensors.get("guard.features")
-            self._tpr = float(meta.get("tpr") or 0.95)
-            if self._guard is not None and self._gamma is not None:
-                self._guard = self._guard.to(device)
-                fresh.watch(self._guard, self._gamma)
-            self.position, self.failed = stream["position"], stream["failed"]
-            self.begun, self._names = begun, stream["names"]
-            self.note = stream["note"]
-
-
-# ---------------------------------------------------------------- class names and ID images
-
-
-def checked_names(names: Sequence[str] | str | Path) -> tuple[str, ...]:
-    """Class names from a sequence, a file or a known set.
-
-    Raises:
-        ClassNameError: none, one that is empty or no text, one that stands twice (but for case
-            and spacing), or "unknown".
-    """
-    if isinstance(names, (str, Path)):
-        known = str(names) in KNOWN_CLASS_NAMES
-        names = class_names(names)
-        if known:
-            return names  # ImageNet's own list names two classes twice
-    names = tuple(names)
-    if not names:
-        raise ClassNameError("there are no class names; give at least one")
-    first: dict[str, int] = {}
-    for place, name in enumerate(names):
-        if not isinstance(name, str) or not name.strip():
-            raise ClassNameError(f"class name {place} is {name!r}; it must be a non-empty text")
-        form = " ".join(name.casefold().split())
-        if form == UNKNOWN:
-            raise ClassNameError(
-                f"class name {place} is {name!r}, which is what images of no class are called; "
-                "rename the class"
-            )
-        if first.setdefault(form, place) != place:
-            raise ClassNameError(
-                f"class names {first[form]} and {place} are the same: {name!r}; CLIP cannot tell "
-                "them apart, so rename one"
-            )
-    return names
-
-
-def labelled_images(id_images: Any, names: Sequence[str]) -> tuple[list[Any], np.ndarray]:
-    """ID images and their label numbers, from any form that `InterNegDetector.fit` takes.
-
-    Raises:
-        DetectorError: no image at all, or a class that is not among the names.
-    """
-    if id_images is None:
-        raise DetectorError("there are no ID images; give some of every class")
-    if isinstance(id_images, (str, os.PathLike)):
-        id_images = _by_subfolder(Path(id_images).expanduser(), names)
-    if isinstance(id_images, Mapping):
-        pairs = [
-            (source, _label_of(name, names))
-            for name, images in id_images.items()
-            for source in as_sources(images)
-        ]
-    else:
-        pairs = []
-        for place, pair in enumerate(id_images):
-            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-                raise DetectorError(
-                    f"ID image {place} comes without its class; give (image, class) pairs, a "
-                    "mapping class -> images, or a folder with one subfolder per class"
-                )
-            pairs.append((pair[0], _label_of(pair[1], names)))
-    if not pairs:
-        raise DetectorError("there are no ID images; give some of every class")
-    return [source for source, _ in pairs], np.array([label for _, label in pairs])
-
-
-def unlabelled_images(id_images: Any) -> list[Any]:
-    """Images out of any form that `InterNegDetector.fit` takes, without their labels."""
-    if isinstance(id_images, Mapping):
-        return [source for images in id_images.values() for source in as_sources(images)]
-    if isinstance(id_images, (list, tuple)) and all(
-        isinstance(pair, tuple) and len(pair) == 2 for pair in id_images
-    ):
-        return [pair[0] for pair in id_images]
-    return as_sources(id_images)
-
-
-def images_digest(sources: Sequence[Any], labels: np.ndarray) -> str:
-    """Digest of labelled image files by name, label and size; empty for images in memory."""
-    lines = []
-    for source, label in zip(sources, labels.tolist(), strict=True):
-        if not isinstance(source, (str, os.PathLike)):
-            return ""
-        path = Path(source)
-        size = path.stat().st_size if path.is_file() else -1
-        lines.append(f"{path.parent.name}/{path.name} {label} {size}")
-    return text_digest(lines)
-
-
-class _LabelledImages:
-    """ID images as `SpaceSource` wants them; remembers the keys of those that were read."""
-
-    def __init__(self, detector: InterNegDetector, sources: list[Any], labels: np.ndarray):
-        self.detector, self.sources, self.labels = detector, sources, labels
-        self.keys: set[int] = set()
-
-    def features(self, indices: np.ndarray) -> Tensor:
-        """(len(indices), D) unit image features."""
-        try:
-            features, keys = self.detector._encode([self.sources[i] for i in indices])
-        except ImageError as error:
-            raise ImageError(f"an ID image cannot be used: {error}") from error
-        self.keys |= set(keys.tolist())
-        return features
-
-
-def _by_subfolder(folder: Path, names: Sequence[str]) -> dict[int, list[Path]]:
-    if not folder.is_dir():
-        raise DetectorError(f"{folder} is no folder of ID images")
-    present = {p.name: p for p in sorted(folder.iterdir()) if p.is_dir()}
-    loosely: dict[str, Path | None] = {}
-    for name, path in present.items():
-        loosely[_loose(name)] = None if _loose(name) in loosely else path  # None: ambiguous
-    found, missing = {}, []
-    for label, name in enumerate(names):
-        path = present.get(name) or loosely.get(_loose(name))
-        if path is None:
-            missing.append(name)
-        else:
-            found[label] = image_files(path)
-    if missing:
-        raise DetectorError(
-            f"{folder} has no subfolder for {len(missing)} of {len(names)} classes: "
-            f"{', '.join(map(repr, missing[:5]))}{', ...' if len(missing) > 5 else ''}; name the "
-            "subfolders like the classes (case, spaces, underscores and slashes do not matter)"
-        )
-    return found
-
-
-def _loose(name: str) -> str:
-    return " ".join(re.sub(r"[\s_/\\:-]+", " ", name).casefold().split())
-
-
-def _label_of(name: Any, names: Sequence[str]) -> int:
-    if isinstance(name, (int, np.integer)) and not isinstance(name, bool):
-        if not 0 <= name < len(names):
-            raise DetectorError(f"class number {name} is not among 0..{len(names) - 1}")
-        return int(name)
-    if name in names:
-        return names.index(name)
-    near = difflib.get_close_matches(str(name), names, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise DetectorError(f"the ID images have a class {name!r} that is not among the names{hint}")
 
 
 def _name(source: Any, position: int) -> str:
@@ -1073,8 +685,3 @@ def _warn_of_equal_texts(space: TextSpace) -> None:
             "or rename them",
             stacklevel=3,
         )
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values as JSON gives them back."""
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
