@@ -74,7 +74,7 @@ def auroc(precision: str, device: torch.device, arguments: list[str], cache: Pat
             check=True,
             stdout=subprocess.DEVNULL,
         )
-        rows = json.loads((Path(out) / "results.json").read_text())["rows"]
+        rows = json.loads((Path(out) / "results.json").read_text())
     found: dict[tuple[str, str], list[float]] = {}
     for row in rows:
         found.setdefault((row["method"], row["dataset"]), []).append(row["AUROC"])
