@@ -249,7 +249,7 @@ def encode(world, cache, *args, processes=1):
     return done.stderr
 
 
-def contents(cache, kinds=("features", "texts", "ranks")):
+def contents(cache, kinds=("features", "texts", "ranks", "mined")):
     """File -> tensors of a store."""
     files = [p for kind in kinds for p in sorted((cache / kind).glob("*/*.safetensors"))]
     return {str(p.relative_to(cache)): read_tensors(p)[0] for p in files}
@@ -358,6 +358,38 @@ def test_ranks_are_merged_from_any_shards(tmp_path, monkeypatch):
         assert len(shards) == 7
         shards[turn].unlink()  # as if its process had been killed
         shards[-1].write_bytes(shards[-1].read_bytes()[:-5])
+        (found,) = (tmp_path / "store" / "mined").glob("*/*.safetensors")
+        found.unlink()
+
+
+def test_mined_texts_are_kept_whole(tmp_path, monkeypatch):
+    """The second time nothing is encoded, ranked or even read; a changed corpus is mined anew."""
+    backbone = random_clip()
+    words = tmp_path / "words.txt"
+    words.write_text("\n".join("red dog,old sea,wet car,big hat,tin ant".split(",")))
+    settings = TextSpaceSettings(
+        corpus=str(words), num_negatives=3, negatives="intra", label_prompt="a photo of a {}"
+    )
+
+    def mined():
+        return SpaceSource(backbone, ["ant", "bee"], None, Store(tmp_path / "store")).mined(
+            settings
+        )
+
+    first = mined()
+    assert len(first.words) == 3
+    with monkeypatch.context() as patch:
+        for module, name in ((space, "load_corpus"), (Backbone, "encode_text")):
+            patch.setattr(module, name, lambda *a, **k: pytest.fail("the work was done again"))
+        again = mined()
+    assert (again.words, again.parts_of_speech, again.passing) == (
+        (first.words, first.parts_of_speech, first.passing)
+    )
+    for name in ("features", "deviation", "margin"):
+        assert torch.equal(getattr(again, name), getattr(first, name))
+    words.write_text("\n".join("red dog,old sea,wet car,big hat,tin bee".split(",")))
+    assert set(mined().words) <= {"red dog", "old sea", "wet car", "big hat", "tin bee"}
+    assert len(list((tmp_path / "store" / "mined").iterdir())) == 2
 
 
 def test_shares_cover_everything_once(tmp_path):

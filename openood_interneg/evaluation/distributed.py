@@ -92,6 +92,10 @@ class SharedEntry(Entry):
         super().__init__(*args)
         self.world = world
 
+    def sound(self) -> bool:
+        """As `Entry.sound`, with one answer for all; every process must call it."""
+        return self.world.agree(super().sound)
+
     def fill(self, compute: Callable[[list[int]], Iterator[Mapping[str, Tensor]]]) -> None:
         """As `Entry.fill`; every process must call it."""
         missing = self.world.agree(self.missing)

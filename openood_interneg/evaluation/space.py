@@ -14,7 +14,8 @@ from torch import Tensor
 from openood_interneg.detectors.base import TextSpace
 from openood_interneg.detectors.method import Method
 from openood_interneg.evaluation.store import Entry, Store, digest, tensors_digest
-from openood_interneg.negatives.corpus import Corpus, deduplicate, load_corpus
+from openood_interneg.evaluation.stored_mining import pack, unpack
+from openood_interneg.negatives.corpus import Corpus, deduplicate, load_corpus, source_digest
 from openood_interneg.negatives.mining import (
     Criterion,
     Mined,
@@ -119,7 +120,9 @@ class SpaceSource:
         """(C, D) unit text features e_i of the class names."""
         templates = prompt_set(prompt)
         if templates not in self._labels:
-            self._labels[templates] = self.backbone.encode_prompts(self.class_names, templates)
+            self._labels[templates] = torch.cat(
+                list(self.texts(self.class_names, prompt, "labels"))
+            )
         return self._labels[templates]
 
     def proxies(self, settings: TextSpaceSettings) -> tuple[Tensor, Tensor]:
@@ -165,6 +168,37 @@ class SpaceSource:
         return self._mined[key]
 
     def _mine(self, settings: TextSpaceSettings) -> Mined:
+        entry = self.store.entry("mined", self._mining_key(settings), 1, 1)
+        if entry.sound():  # then the corpus need not even be read
+            mined = unpack(entry.read(0), self.backbone.device)
+        else:
+            mined = self._mine_anew(settings)
+            entry.fill(lambda shards: iter([pack(mined)]))
+        if not mined.words:
+            warnings.warn(
+                f"no text of the corpus '{settings.corpus}' is farther from every image proxy than "
+                "the class's own label; there are no negative texts and every score is 1 until "
+                "the bank has entries. Use another corpus, or negatives: intra",
+                stacklevel=2,
+            )
+        return mined
+
+    def _mining_key(self, settings: TextSpaceSettings) -> dict:
+        """Everything that decides what `_mine_anew` finds."""
+        key = self._criterion_key(settings)
+        if self.id_images is not None:
+            key["proxies"] = tensors_digest({"proxies": self.proxies(settings)[0]})
+        return key | {
+            "weights": self.backbone.digest,
+            "precision": self.backbone.precision,
+            "corpus": source_digest(settings.corpus),
+            "classes": digest(self.class_names),
+            "ignore_case": settings.ignore_case,
+            "prompts": [prompt_set(settings.noun_prompt), prompt_set(settings.adjective_prompt)],
+            "M": settings.num_negatives,
+        }
+
+    def _mine_anew(self, settings: TextSpaceSettings) -> Mined:
         corpus = self.corpus(settings)
         labels = self.labels(settings.label_prompt)
         if self.id_images is not None:
@@ -177,7 +211,7 @@ class SpaceSource:
             )
         else:  # nothing to measure the deviation against
             proxies, base = torch.zeros_like(labels), labels.new_zeros(len(labels))
-        mined = mine_ranked(
+        return mine_ranked(
             corpus.nouns,
             self.ranked(corpus.nouns, settings.noun_prompt, "nouns", settings),
             corpus.adjectives,
@@ -186,14 +220,6 @@ class SpaceSource:
             proxies,
             base,
         )
-        if not mined.words:
-            warnings.warn(
-                f"no text of the corpus '{corpus.name}' is farther from every image proxy than "
-                "the class's own label; there are no negative texts and every score is 1 until "
-                "the bank has entries. Use another corpus, or negatives: intra",
-                stacklevel=2,
-            )
-        return mined
 
     def criterion(self, settings: TextSpaceSettings) -> Criterion:
         """How texts qualify and rank under the settings."""

@@ -125,6 +125,11 @@ class Entry:
         """Whether all shards were written and the manifest closed."""
         return (self.folder / "manifest.json").is_file()
 
+    def sound(self) -> bool:
+        """Whether it is complete and no file's size has changed since; digests are checked when
+        a shard is read."""
+        return self.complete() and self._sizes() == self._manifest().get("bytes")
+
     def missing(self) -> list[int]:
         """Shards that are absent or damaged; damaged ones are removed."""
         out = []
@@ -187,8 +192,8 @@ class Entry:
         Args:
             compute: shard numbers -> the tensors of each, in that order.
         """
-        if self.complete() and self._sizes() == self._manifest().get("bytes"):
-            return  # digests are checked again when a shard is read
+        if self.sound():
+            return
         missing = self.missing()
         for shard, tensors in zip(missing, compute(missing) if missing else (), strict=True):
             self.write(shard, tensors)

@@ -145,8 +145,7 @@ def load_corpus(source: str | Path) -> Corpus:
             not UTF-8 or not of that form; the message names file, line and remedy.
     """
     if source == "wordnet":
-        packaged = resources.files("openood_interneg.negatives") / "data" / "wordnet30.csv.gz"
-        text = gzip.decompress(packaged.read_bytes()).decode("utf-8")
+        text = gzip.decompress(_packaged()).decode("utf-8")
         return _from_csv("wordnet", text, "the packaged WordNet list")
     if isinstance(source, str) and source.startswith("nltk:"):
         from openood_interneg.negatives.wordnet import nltk_entries
@@ -169,6 +168,30 @@ def load_corpus(source: str | Path) -> Corpus:
     if not nouns:
         raise CorpusError(f"{path}: no words in it; write one word a line")
     return _collect(path.name, nouns, has_lexnames=False)
+
+
+def source_digest(source: str | Path) -> str:
+    """Hex blake2b of what `load_corpus` would read; a key for caches that needs no parsing.
+
+    Raises:
+        CorpusError: as `load_corpus`.
+    """
+    if source == "wordnet":
+        content = _packaged()
+    elif str(source).startswith("nltk:"):
+        return load_corpus(source).digest
+    else:
+        try:
+            content = Path(os.path.expanduser(source)).read_bytes()
+        except OSError:
+            return load_corpus(source).digest  # says what is wrong with it
+    name = Path(source).name.lower()  # its ending decides how it is read
+    return hashlib.blake2b(name.encode() + b"\0" + content, digest_size=16).hexdigest()
+
+
+def _packaged() -> bytes:
+    folder = resources.files("openood_interneg.negatives")
+    return (folder / "data" / "wordnet30.csv.gz").read_bytes()
 
 
 def deduplicate(corpus: Corpus, class_names: Sequence[str], *, ignore_case: bool = True) -> Corpus:
