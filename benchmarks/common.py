@@ -86,6 +86,7 @@ def machine(device: str | torch.device = "cpu") -> dict[str, Any]:
         "device": kind,
         "cpu": _cpu(),
         "cores": os.cpu_count(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "load": round(os.getloadavg()[0], 2),
         "torch": torch.__version__,

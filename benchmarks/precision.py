@@ -2,7 +2,7 @@
 
     python benchmarks/precision.py [--device cuda] [-- --bench realbench10 --data-root ...]
 
-Time: encoding 32 images with a ViT-B/16 of random weights, all variants in one process. What
+Time: encoding 32 images (`--images`) with a ViT-B/16 of random weights, all variants in one process. What
 `torch.compile` takes to compile is stated beside it.
 
 AUROC: `interneg eval` at each precision, the reference being the first. It runs on the miniature;
@@ -26,13 +26,14 @@ from common import machine, medians, pick_device, random_backbone, write
 from openood_interneg.demo.world import write_benchmark
 from openood_interneg.settings import SettingsError
 
-BATCH = 32
 METHODS = "mcm,neglabel,interneg_negatives_only,interneg"
 
 
-def encoding(precisions: list[str], device: torch.device, repeats: int) -> dict[str, dict]:
+def encoding(
+    precisions: list[str], device: torch.device, images: int, repeats: int
+) -> dict[str, dict]:
     """Seconds per image, and of the first call, of each precision."""
-    pixels = torch.randn(BATCH, 3, 224, 224)
+    pixels = torch.randn(images, 3, 224, 224)
     variants, first = {}, {}
     for precision in precisions:
         backbone = random_backbone("ViT-B/16", precision, device)
@@ -47,7 +48,7 @@ def encoding(precisions: list[str], device: torch.device, repeats: int) -> dict[
     times = medians(variants, repeats)
     rows = {
         precision: {
-            "seconds_per_image": seconds / BATCH,
+            "seconds_per_image": seconds / images,
             "speed_up": times[precisions[0]] / seconds,
             "first_call_seconds": first[precision],
         }
@@ -86,6 +87,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precisions", default="fp32,bf16")
+    parser.add_argument("--images", type=int, default=32, help="per timed batch")
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--no-write", action="store_true")
@@ -95,7 +97,7 @@ def main() -> None:
     precisions = given.precisions.split(",")
     print(machine(device))
     timed = precisions + ([] if given.no_compile else [f"{p}+compile" for p in precisions])
-    times = encoding(timed, device, given.repeats)
+    times = encoding(timed, device, given.images, given.repeats)
     table = []
     with tempfile.TemporaryDirectory() as folder:
         arguments = given.eval
@@ -118,6 +120,7 @@ def main() -> None:
             device=device,
             headline=f"encoding with a ViT-B/16: {precisions[0]} over {precisions[-1]}",
             encoding=times,
+            batch=given.images,
             bench="miniature" if not given.eval else " ".join(given.eval),
             auroc=table,
             largest_change=max(changes, default=0),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from openood_interneg.detectors.base import DetectorError, TextSpace
 from openood_interneg.detectors.interneg import InterNeg
 from openood_interneg.detectors.neglabel import NegLabel, NegLabelSettings
+from openood_interneg.detectors.protections import ProtectedInterNeg, ProtectionSettings
 from openood_interneg.detectors.registry import get_method, list_methods
 from openood_interneg.evaluation.protocols import FeatureSet, mixed_order, run_mixed, run_openood
 from openood_interneg.negatives.bank import NegativeBank
@@ -324,3 +325,15 @@ def test_every_row_of_the_table_is_described():
         assert method.order_dependent == bool(method.state) or method.transductive
         for preset in method.presets.values():
             method.make_settings({k: v for k, v in preset.items() if k not in method.fixed})
+
+
+@pytest.mark.parametrize("limits", [{"diversity": 0.999}, {"max_age": 40}, {"admissions": 30}])
+def test_what_protections_remember_does_not_grow_with_the_stream(limits):
+    config = InterNegSettings(beta=0.9, bank_capacity=8, update="batch")
+    model = ProtectedInterNeg(config, rotate, ProtectionSettings(**limits)).fit(make_space())
+    features, keys = stream(400)
+    for begin in range(0, 400, 20):
+        model.step(features[begin : begin + 20], keys[begin : begin + 20])
+    assert model.bank.offered > 60  # the stream did bring more than is kept
+    assert len(model.bank.born) <= 16 + 20 and len(model.bank.recent) <= 100
+    assert set(model.bank.keys.tolist()) <= set(model.bank.born)

@@ -227,3 +227,15 @@ def test_imagenet_templates_hold_the_pseudo_token(tiny):
 def test_template_that_cannot_hold_the_pseudo_token(tiny, template):
     with pytest.raises(TextTowerError, match="pseudo-token"):
         tiny.pseudo_prompts([template], 1)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_an_emulated_precision_is_warned_of(monkeypatch, recwarn, native):
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this build of torch does not tell what the CPU can do")
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: native)
+    load_backbone("miniature", precision="bf16")
+    load_backbone("miniature")
+    said = [str(w.message) for w in recwarn if "emulates" in str(w.message)]
+    assert len(said) == (0 if native else 1)
+    assert native or "bf16" in said[0]

@@ -103,8 +103,11 @@ class ProtectedBank(NegativeBank):
                 super().load_state_dict(before)
                 self.refused += len(chosen)
                 return False
-        self.recent.extend([self.now] * len(chosen))
+        if protections.admissions:
+            self.recent.extend([self.now] * len(chosen))
         self.born |= {int(key): self.now for key in keys[at.to(keys.device)]}
+        if len(self.born) > 2 * self.capacity:  # memory must not grow with the stream
+            self._forget_ages()
         return changed
 
     def _allowed(self, features: Tensor, deviation: Tensor) -> list[int]:
@@ -140,9 +143,13 @@ class ProtectedBank(NegativeBank):
         state = super().state_dict()
         kept = {name: state[name][stay] for name in ("features", "deviation", "keys")}
         super().load_state_dict(state | kept)
+        self._forget_ages()
+        return True
+
+    def _forget_ages(self) -> None:
+        """Drops the ages of images that no entry is of."""
         held = set(self.keys.tolist())
         self.born = {key: when for key, when in self.born.items() if key in held}
-        return True
 
     def state_dict(self) -> dict[str, Tensor]:
         """The plain bank's, the age of each entry and when the last ones were offered."""

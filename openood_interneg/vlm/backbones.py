@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -326,6 +327,7 @@ def load_backbone(
         WeightsError: weights that are not on this machine and cannot be downloaded.
         CheckpointError: an unreadable or unsuitable local file.
     """
+    _warn_of_emulation(precision, torch.device(device))
     if isinstance(source, nn.Module):
         return _from_object(source, device, precision, name or "clip object")
     text = str(source)
@@ -343,6 +345,22 @@ def load_backbone(
             model, _clip_tokenizer(model), preprocess, name=name or path.stem, **options
         )
     return _from_open_clip(text, pretrained, name, options)
+
+
+def _warn_of_emulation(precision: Precision, device: torch.device) -> None:
+    """A CPU without instructions for a low precision computes it many times slower than fp32."""
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return
+    native = {
+        "bf16": torch.ops.mkldnn._is_mkldnn_bf16_supported,
+        "fp16": torch.ops.mkldnn._is_mkldnn_fp16_supported,
+    }.get(str(precision).removesuffix(COMPILE))
+    if native is not None and not native():
+        warnings.warn(
+            f"this CPU has no instructions for {precision} and emulates it, many times slower than "
+            "fp32; leave --precision out, or use a GPU",
+            stacklevel=3,
+        )
 
 
 def _from_open_clip(text: str, pretrained: str | None, name: str | None, options) -> Backbone:
