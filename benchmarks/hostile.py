@@ -6,7 +6,7 @@ and InterNeg with each protection. gamma is the threshold that 95 % of the calib
 before the stream starts. After the hostile part the stream goes on with the ordinary mixture: how
 many images until the rate is back within 2 points of what the ordinary mixture alone leads to?
 
-    python benchmarks/hostile.py --out hostile.json
+    python benchmarks/hostile.py
 
 Features are those of the embedded miniature (ten drawn ID classes; see `interneg demo`), with a
 corpus of 8000 words of WordNet. A larger CLIP's rates differ; the kinds of drift are the same.
@@ -15,8 +15,7 @@ corpus of 8000 words of WordNet. A larger CLIP's rates differ; the kinds of drif
 from __future__ import annotations
 
 import argparse
-import json
-import platform
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from common import machine, write
 from torch import Tensor
 
 from openood_interneg.demo.world import FAR_KINDS, ID_KINDS, NEAR_KINDS, draw, image_rng
@@ -287,13 +287,14 @@ def recovery(rates: list[float], level: float) -> int | None:
 def main() -> None:
     """Runs all variants on all streams and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--no-write", action="store_true")
     parser.add_argument("--words", type=int, default=8000)
     parser.add_argument(
         "--variants", default=",".join(["InterNeg", "AdaNeg", "no bank", *PROTECTIONS])
     )
     parser.add_argument("--stream", help="one stream only")
     options = parser.parse_args()
+    print(machine())
     begin = time.perf_counter()
     bench = Bench(load_backbone("miniature"), options.words)
     space = bench.space()
@@ -309,7 +310,10 @@ def main() -> None:
         for name, maker in makers.items():
             rng = np.random.default_rng(0)
             classes = KEPT if name == MISSING else len(ID_KINDS)
-            found = run(bench, variant, maker(rng), rng, classes)
+            hostile = maker(rng)
+            begin = time.perf_counter()
+            found = run(bench, variant, hostile, rng, classes)
+            found["seconds"] = round(time.perf_counter() - begin, 3)
             level = found["end"] if level is None else level
             found["recovers after"] = recovery(found["rates"], level)
             results[variant][name] = found
@@ -320,14 +324,20 @@ def main() -> None:
                 f"{back:>10}{found['bank']:6d}{100 * found['OOD taken for ID at the end']:8.1f}",
                 flush=True,
             )
-    if options.out:
-        record = {
-            "name": "hostile streams",
-            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-            "variants": results,
-            "ratio": None,
+    if not options.no_write:
+        spent = {
+            name: statistics.median(found["seconds"] for found in by.values())
+            for name, by in results.items()
         }
-        options.out.write_text(json.dumps(record, indent=1))
+        first = next(iter(results))
+        write(
+            "hostile",
+            spent,
+            max(spent.values()) / spent[first],
+            note=f"seconds of a stream of {LENGTH + AFTER} images, inversions known; the ratio is "
+            f"that of the slowest variant to {first}. Rates are shares from 0 to 1",
+            cases=results,
+        )
 
 
 if __name__ == "__main__":

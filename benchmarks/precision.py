@@ -2,8 +2,8 @@
 
     python benchmarks/precision.py [--device cuda] [-- --bench realbench10 --data-root ...]
 
-Time: encoding 32 images (`--images`) with a ViT-B/16 of random weights, all variants in one process. What
-`torch.compile` takes to compile is stated beside it.
+Time: encoding 32 images (`--images`) with a ViT-B/16 of random weights, all variants in one
+process. What `torch.compile` takes to compile is stated beside it.
 
 AUROC: `interneg eval` at each precision, the reference being the first. It runs on the miniature;
 arguments after `--` are handed to it and take its place.

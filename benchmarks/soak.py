@@ -5,7 +5,7 @@ depend on the stream, is replaced by a fixed rotation with noise. Every 100,000 
 resident memory, the speed and the size of the saved state are measured, and the state is loaded
 into a second detector, which must score the next batch alike.
 
-    python benchmarks/soak.py --out soak.json
+    python benchmarks/soak.py
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import platform
-import resource
 import tempfile
 import time
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from common import machine, resident_bytes, write
 from torch import Tensor
 
 from openood_interneg.application.detector import InterNegDetector
@@ -30,21 +29,14 @@ from openood_interneg.vlm.backbones import load_backbone
 WORDS = "noise stripe check dot texture letter bird whale gear barn chair bottle lamp boat clock"
 
 
-def resident() -> float:
-    """MiB of memory that this process holds now (its peak where the system does not tell)."""
-    status = Path("/proc/self/statm")
-    if status.exists():
-        return int(status.read_text().split()[1]) * resource.getpagesize() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-
-
 def main() -> None:
     """Runs the soak and fails where memory or speed drift."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--features", type=int, default=1_000_000)
     parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--no-write", action="store_true")
     options = parser.parse_args()
+    print(machine())
     folder = Path(tempfile.mkdtemp())
     (folder / "words.txt").write_text(WORDS.replace(" ", "\n"))
     clip = load_backbone("miniature")
@@ -94,7 +86,7 @@ def main() -> None:
             rows.append(
                 {
                     "features": detector.position,
-                    "MiB": round(resident(), 1),
+                    "MiB": round(resident_bytes() / 2**20, 1),
                     "per second": round((detector.position - last) / seconds),
                     "bank": detector.bank_size,
                     "inverted": detector._detector.inverted,
@@ -107,14 +99,18 @@ def main() -> None:
             begin = time.perf_counter()
     growth = rows[-1]["MiB"] - rows[1]["MiB"] if len(rows) > 2 else 0.0
     print(f"memory grew by {growth:.1f} MiB from the second measurement to the last")
-    if options.out:
-        record = {
-            "name": "soak",
-            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-            "variants": rows,
-            "ratio": rows[-1]["MiB"] / rows[min(1, len(rows) - 1)]["MiB"],
-        }
-        options.out.write_text(json.dumps(record, indent=1))
+    if not options.no_write:
+        second, last_row = rows[min(1, len(rows) - 1)], rows[-1]
+        write(
+            "soak",
+            {
+                "second tenth, a feature": 1 / second["per second"],
+                "last tenth, a feature": 1 / last_row["per second"],
+            },
+            second["per second"] / last_row["per second"],
+            growth_mib=round(growth, 1),
+            cases=rows,
+        )
     if growth > 50 or not all(row["resumed alike"] for row in rows):
         raise SystemExit("not flat, or not resumed alike")
 
