@@ -225,4 +225,4 @@ def _mined(evaluation, detector: Detector, settings) -> dict[str, Any]:
 
 
 def _rounded(value: Any) -> float:
-    return round(float(value), 5)
+    return float(f"{float(value):.5g}")

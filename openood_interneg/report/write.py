@@ -298,10 +298,15 @@ def html(report: Report) -> str:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.filters.update(number=number, signed=signed, arrow=arrow)
+    environment.filters.update(number=number, signed=signed, arrow=arrow, share=_share)
     return environment.get_template("report.html").render(
         sections=report.sections, not_paper=NOT_PAPER, json=_pretty
     )
+
+
+def _share(value: float) -> str:
+    """A score or probability; small ones keep a digit that counts."""
+    return f"{value:.3f}" if value >= 0.001 or value == 0 else f"{value:.0e}"
 
 
 def _pretty(value: Any) -> str:
