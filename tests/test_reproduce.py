@@ -237,6 +237,27 @@ def test_differences_use_the_published_convention(everything):
     assert own.difference == pytest.approx(own.mean - 14.04) and own.other is None
 
 
+def test_only_methods_are_rivals():
+    """Near and far OOD of one method are not ranked against each other; seeds stand in order."""
+    experiment = load_experiment("table9")
+    cells = [
+        {"part": part, "seed": seed, "method": "InterNeg", "sets": {"a": {"AUROC": 90.0 + seed}}}
+        for part in ("Four-OOD", "Near-OOD")
+        for seed in (0, 1, 10)
+    ]
+    table = build_table(experiment, {"cells": cells, "substitute": "miniature"})
+    assert table.columns[:5] == ["0", "1", "10", "Mean", "Std"]
+    assert not any(value.rank or value.published_rank for value in table.values.values())
+    experiment = load_experiment("table1")
+    cells = [
+        {"part": "Average", "seed": 0, "method": name, "sets": {"a": {"AUROC": score}}}
+        for name, score in (("MCM", 80.0), ("CSP", 90.0), ("InterNeg", 85.0))
+    ]
+    table = build_table(experiment, {"cells": cells, "substitute": "miniature"})
+    ranks = {row[0]: table.at(row, "Average", "AUROC").rank for row in table.rows}
+    assert (ranks["CSP"], ranks["InterNeg"], ranks["MCM"]) == (1, 2, 0)
+
+
 def test_a_replay_gives_what_the_images_give(world, everything):
     _, _, results = everything
     cell = next(c for c in results["table3"]["cells"] if c["method"] == "Inter SNT + Inter ENT")

@@ -123,7 +123,8 @@ def build_table(experiment: Experiment, result: Mapping[str, Any]) -> Table:
             compared = value.other = float(np.mean(ours[row, column, "FPR@95(ID+)"]))
         value.difference = compared - value.published
     _order(table)
-    _rank(table)
+    if experiment.rows[-1] == "method":  # parts or points are not rivals
+        _rank(table)
     return table
 
 
@@ -186,6 +187,9 @@ def _ours(experiment: Experiment, result: Mapping[str, Any], metrics: Sequence[s
 
 def _columns(experiment: Experiment, result: Mapping[str, Any], ours) -> list[str]:
     columns = list(dict.fromkeys(column for _, column, _ in ours))
+    if "seeds" in experiment.columns:
+        last = ("Mean", "Std")
+        columns.sort(key=lambda c: (c in last, last.index(c) if c in last else int(c)))
     if result.get("substitute") is None:  # the published order, where all of it can be filled
         published = list(dict.fromkeys(c for p in experiment.published for c in p.values))
         columns = published + [c for c in columns if c not in published]

@@ -190,6 +190,7 @@ def latex(section: Section) -> str:
         *(f"% {_tex(warning)}" for warning in section.warnings),
         r"\begin{table}",
         r"\centering",
+        r"\setlength{\belowcaptionskip}{6pt}",
         rf"\caption{{{_tex(experiment.title)}."
         + "".join(f" {_tex(w)}" for w in section.warnings[:1])
         + r" Bold and underline: best and second best; small print: published figures.}",
