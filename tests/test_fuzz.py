@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import functools
+import os
 import tempfile
 from pathlib import Path
 
@@ -24,8 +25,10 @@ from openood_interneg.evaluation.datasets import load_benchmark, read_image_list
 from openood_interneg.evaluation.images import ImageError, as_image, open_image
 from openood_interneg.settings import InterNegSettings, SettingsError, as_mapping, from_mapping
 
-quick = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-slow = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+MORE = int(os.environ.get("INTERNEG_FUZZ", "1"))  # times as many examples
+anyhow = dict(deadline=None, suppress_health_check=list(HealthCheck))
+quick = settings(max_examples=150 * MORE, **anyhow)
+slow = settings(max_examples=60 * MORE, **anyhow)
 
 SCALARS = st.one_of(
     st.none(),

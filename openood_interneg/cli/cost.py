@@ -225,7 +225,7 @@ def cost_table(
             "Measured here with random weights, per image: "
             f"decode {_ms(stages.decode)}, encode {_ms(stages.encode)}, score {_ms(stages.score)}, "
             f"invert {_ms(stages.invert)} (gated ones). Assumed: JPEGs of 500 x 375; {workers} "
-            "decoding processes per device, beside the encoding; C = 1000, M = K = 2000; every "
+            f"decoding process{'' if workers == 1 else 'es'} per device, beside the encoding; C = 1000, M = K = 2000; every "
             "batch is scored twice; the disk keeps up; encoding and inverting scale with the "
             "devices, the replay of one stream does not. Mining and start are left out: they do "
             "not grow with the images."
