@@ -23,7 +23,7 @@ from openood_interneg.vlm.checkpoints import CheckpointError
 from openood_interneg.vlm.classnames import ClassNameError
 from openood_interneg.vlm.patches import PatchError
 from openood_interneg.vlm.prompts import PromptError
-from openood_interneg.vlm.text_tower import TextTowerError
+from openood_interneg.vlm.pseudo_prompts import TextTowerError
 from openood_interneg.vlm.views import ViewError
 
 EXPECTED = (

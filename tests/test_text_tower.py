@@ -11,11 +11,8 @@ from openood_interneg.negatives.inversion import LiveInverter, draw, invert
 from openood_interneg.vlm.backbones import Backbone, load_backbone
 from openood_interneg.vlm.preprocess import Preprocess
 from openood_interneg.vlm.prompts import prompt_set
-from openood_interneg.vlm.text_tower import (
-    CausalTextTower,
-    FullLengthTextTower,
-    TextTowerError,
-)
+from openood_interneg.vlm.pseudo_prompts import TextTowerError
+from openood_interneg.vlm.text_tower import CausalTextTower, FullLengthTextTower
 
 TEXTS = ["a", "The nice cat.", "a photo of a very large dog in the snow", "x " * 90, ""]
 TEMPLATES = ("a photo of {}", "a {} in a video game.", "{}", "itap of my {}.")

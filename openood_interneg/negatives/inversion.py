@@ -24,7 +24,7 @@ CHUNK_BYTES = 512 * 2**20  # of activations while images are inverted
 
 
 class PseudoPrompter(Protocol):
-    """What an inversion needs of a text tower: `vlm.text_tower.PseudoPrompts` fits."""
+    """What an inversion needs of a text tower: `vlm.pseudo_prompts.PseudoPrompts` fits."""
 
     width: int
     num_tokens: int

@@ -19,13 +19,9 @@ from openood_interneg.settings import SettingsError
 from openood_interneg.vlm.checkpoints import CheckpointError, load_checkpoint
 from openood_interneg.vlm.preprocess import Preprocess
 from openood_interneg.vlm.prompts import fill
-from openood_interneg.vlm.text_tower import (
-    PLACEHOLDER,
-    CausalTextTower,
-    FullLengthTextTower,
-    TextTowerError,
-    causal_source,
-)
+from openood_interneg.vlm.pseudo_prompts import PLACEHOLDER, TextTowerError
+from openood_interneg.vlm.text_tower import CausalTextTower, FullLengthTextTower
+from openood_interneg.vlm.tower_weights import causal_source
 
 Precision = Literal["fp32", "bf16", "fp16", "fp32+compile", "bf16+compile", "fp16+compile"]
 COMPILE = "+compile"

@@ -53,7 +53,9 @@ from torch import Tensor, nn
 from openood_interneg.settings import SettingsError
 from openood_interneg.vlm.backbones import Backbone
 from openood_interneg.vlm.prompts import fill
-from openood_interneg.vlm.text_tower import PLACEHOLDER, CausalTextTower, causal_source
+from openood_interneg.vlm.pseudo_prompts import PLACEHOLDER
+from openood_interneg.vlm.text_tower import CausalTextTower
+from openood_interneg.vlm.tower_weights import causal_source
 
 NOT_GIVEN = "none"
 PROMPTS_PER_BATCH = 512
