@@ -29,7 +29,7 @@ def reference(realbench):
 
 @pytest.fixture(scope="module")
 def evaluations(realbench, tmp_path_factory):
-    """One per benchmark, so that images, texts and inversions are computed once."""
+    """One per benchmark: images, texts and inversions are computed once in a process."""
     store = Store(tmp_path_factory.mktemp("store"))
     backbone = load_backbone(realbench / "model" / "clip.safetensors")
     made = {}
@@ -42,9 +42,20 @@ def evaluations(realbench, tmp_path_factory):
     return get
 
 
-@pytest.mark.parametrize("bench", ["realbench10", "realbench100"])
 @pytest.mark.parametrize("negatives", [2000, 70000])
-def test_figures_of_the_authors_code(reference, evaluations, realbench, bench, negatives):
+class TestRealbench10:  # a class each: pytest's processes run them side by side
+    def test_figures_of_the_authors_code(self, reference, evaluations, realbench, negatives):
+        compare(reference, evaluations, realbench, "realbench10", negatives)
+
+
+@pytest.mark.parametrize("negatives", [2000, 70000])
+class TestRealbench100:
+    def test_figures_of_the_authors_code(self, reference, evaluations, realbench, negatives):
+        compare(reference, evaluations, realbench, "realbench100", negatives)
+
+
+def compare(reference, evaluations, realbench, bench: str, negatives: int) -> None:
+    """All methods and seeds of one setting against the reference."""
     case = f"{bench}/M={negatives}"
     expected = reference[case]
     evaluation = evaluations(bench)
