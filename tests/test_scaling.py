@@ -23,7 +23,7 @@ from openood_interneg.evaluation.space import SpaceSource
 from openood_interneg.evaluation.store import Store, read_tensors
 from openood_interneg.negatives import inversion
 from openood_interneg.negatives.inversion import LiveInverter, draw, invert
-from openood_interneg.settings import InterNegSettings, TextSpaceSettings
+from openood_interneg.settings import InterNegSettings, SettingsError, TextSpaceSettings
 from openood_interneg.vlm.backbones import Backbone
 from openood_interneg.vlm.preprocess import Preprocess
 from openood_interneg.vlm.prompts import prompt_set
@@ -390,6 +390,12 @@ def test_mined_texts_are_kept_whole(tmp_path, monkeypatch):
     words.write_text("\n".join("red dog,old sea,wet car,big hat,tin bee".split(",")))
     assert set(mined().words) <= {"red dog", "old sea", "wet car", "big hat", "tin bee"}
     assert len(list((tmp_path / "store" / "mined").iterdir())) == 2
+
+
+def test_inter_modal_negatives_without_id_images_are_refused():
+    source = SpaceSource(random_clip(), ["ant", "bee"])
+    with pytest.raises(SettingsError, match=r"need ID training images.*negatives: intra"):
+        source.mined(TextSpaceSettings(negatives="inter"))
 
 
 def test_shares_cover_everything_once(tmp_path):

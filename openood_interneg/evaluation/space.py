@@ -133,7 +133,7 @@ class SpaceSource:
         """
         if self.id_images is None:
             raise SettingsError(
-                "image proxies need ID training images; give them, or set negatives: intra"
+                "image proxies (Eq. 7) need ID training images; give them, or set negatives: intra"
             )
         key = (settings.images_per_class, settings.proxy_select, settings.proxy_seed)
         if key not in self._proxies:
@@ -204,12 +204,7 @@ class SpaceSource:
         if self.id_images is not None:
             proxies, _ = self.proxies(settings)
             base = base_cosine(labels, proxies)
-        elif settings.negatives == "inter":
-            raise SettingsError(
-                "negatives 'inter' need ID training images for the image proxies (Eq. 7); give "
-                "them, or set negatives: intra"
-            )
-        else:  # nothing to measure the deviation against
+        else:  # intra-modal; nothing to measure the deviation against
             proxies, base = torch.zeros_like(labels), labels.new_zeros(len(labels))
         return mine_ranked(
             corpus.nouns,
