@@ -17,15 +17,31 @@ from typing import Any, Literal, TypeVar
 
 __all__ = [
     "InterNegSettings",
+    "InternegError",
     "SettingsError",
     "TextSpaceSettings",
     "as_mapping",
     "from_mapping",
     "setting",
+    "shown",
 ]
 
 
-class SettingsError(ValueError):
+class InternegError(Exception):
+    """Base of every error that is for people: its message names the thing and the remedy.
+
+    The command line prints the message and nothing else; any other exception is a bug and shows
+    its traceback.
+    """
+
+
+def shown(value: object, limit: int = 80) -> str:
+    """`repr` of a value for a message, cut to `limit` characters."""
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+class SettingsError(InternegError, ValueError):
     """A setting that is unknown, of the wrong type, out of range or at odds with another."""
 
 

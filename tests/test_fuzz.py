@@ -20,10 +20,15 @@ from openood_interneg.application.id_images import checked_names
 from openood_interneg.application.state import StateError, read_state, write_state
 from openood_interneg.cli.options import plan_methods, read_config
 from openood_interneg.detectors.protections import ProtectionSettings
-from openood_interneg.errors import EXPECTED
 from openood_interneg.evaluation.datasets import load_benchmark, read_image_list
 from openood_interneg.evaluation.images import ImageError, as_image, open_image
-from openood_interneg.settings import InterNegSettings, SettingsError, as_mapping, from_mapping
+from openood_interneg.settings import (
+    InternegError,
+    InterNegSettings,
+    SettingsError,
+    as_mapping,
+    from_mapping,
+)
 
 MORE = int(os.environ.get("INTERNEG_FUZZ", "1"))  # times as many examples
 anyhow = dict(deadline=None, suppress_health_check=list(HealthCheck))
@@ -57,7 +62,7 @@ def scratch() -> Path:
 
 def told(error: Exception) -> bool:
     """Whether an error is one for people, with something to say."""
-    return isinstance(error, EXPECTED) and len(str(error)) > 10
+    return isinstance(error, InternegError) and len(str(error)) > 10
 
 
 @quick
@@ -320,7 +325,7 @@ def test_a_well_formed_state_with_nonsense_is_refused_or_finite(data):
     try:
         write_state(file, tensors, meta)
         scores = InterNegDetector.load(file, miniature()).score(stream_files()[12:14])
-    except EXPECTED:
+    except InternegError:
         return
     assert np.isfinite(scores).all()
 

@@ -45,9 +45,9 @@ def guarded(command: Callable) -> Callable:
         except KeyboardInterrupt:
             fail("interrupted; finished parts are kept and the next run continues there", code=130)
         except Exception as error:
-            from openood_interneg.errors import EXPECTED
+            from openood_interneg.settings import InternegError
 
-            if not isinstance(error, EXPECTED):
+            if not isinstance(error, InternegError):
                 raise
             fail(str(error))
 

@@ -13,10 +13,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from openood_interneg.settings import InternegError
+
 Inverter = Callable[[Tensor, Tensor], Tensor]  # (B, D) features, (B,) keys -> (B, D) unit rows
 
 
-class DetectorError(ValueError):
+class DetectorError(InternegError, ValueError):
     """Input that a detector cannot take, or a detector used before `fit`."""
 
 

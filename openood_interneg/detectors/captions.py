@@ -26,7 +26,7 @@ from openood_interneg.detectors.method import Method
 from openood_interneg.detectors.scoring import group_order, grouped_score, id_mass, logits
 from openood_interneg.negatives.inversion import image_key
 from openood_interneg.settings import SettingsError, TextSpaceSettings, setting
-from openood_interneg.vlm.classnames import read_text
+from openood_interneg.vlm.text_files import read_text
 
 NOT_GIVEN = "none"
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from openood_interneg.detectors.base import Detector, DetectorError, Scores, TextSpace
 from openood_interneg.detectors.method import Method
 from openood_interneg.settings import SettingsError, TextSpaceSettings, setting
-from openood_interneg.vlm.classnames import numbered_lines, read_text
+from openood_interneg.vlm.text_files import numbered_lines, read_text
 
 SHIPPED = tuple(
     f"{benchmark}_{kind}"

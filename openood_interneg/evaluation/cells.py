@@ -20,7 +20,6 @@ import numpy as np
 import torch
 
 from openood_interneg.detectors.registry import get_method
-from openood_interneg.errors import EXPECTED
 from openood_interneg.evaluation.datasets import Benchmark, BenchmarkError
 from openood_interneg.evaluation.error_types import error_rates, text_logits, unit_score
 from openood_interneg.evaluation.exhibits import make_exhibit
@@ -49,7 +48,7 @@ from openood_interneg.evaluation.report import versions
 from openood_interneg.evaluation.runner import Evaluation
 from openood_interneg.evaluation.store import Store, atomic_path, digest, write_text
 from openood_interneg.negatives.inversion import image_keys
-from openood_interneg.settings import SettingsError, TextSpaceSettings, as_mapping
+from openood_interneg.settings import InternegError, SettingsError, TextSpaceSettings, as_mapping
 from openood_interneg.vlm.backbones import Backbone, load_backbone
 
 Told = Callable[[str], None]
@@ -142,7 +141,7 @@ class Reproduction:
                     device=torch.device(self.options.device),
                     precision=self.options.precision,
                 )
-            except EXPECTED as error:
+            except InternegError as error:
                 self._backbones[name] = error
         found = self._backbones[name]
         if isinstance(found, Exception):
@@ -246,7 +245,7 @@ class Reproduction:
                 cell.result, was_there = self._cell(experiment, cell)
                 found, computed = found + was_there, computed + (not was_there)
                 note = "found" if was_there else f"{cell.result['seconds']:.1f} s"
-            except EXPECTED as error:
+            except InternegError as error:
                 cell.result = {"unavailable": " ".join(str(error).split())}
                 note = "not available"
             self.tell(f"{experiment.id} {number}/{len(cells)} {where}: {note}")
@@ -615,7 +614,7 @@ def availability(experiment: Experiment, options: Options) -> dict[str, str]:
             )
             first = benchmark.test.file(0)
             state = "there" if first.is_file() else f"no image at {first}"
-        except EXPECTED as error:
+        except InternegError as error:
             state = str(error).split(";")[0]
             if name == "miniature":
                 state = "drawn at the first use"

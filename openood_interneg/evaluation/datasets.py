@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import yaml
 
+from openood_interneg.settings import InternegError
 from openood_interneg.vlm.classnames import KNOWN_CLASS_NAMES, class_names
 
 
-class BenchmarkError(ValueError):
+class BenchmarkError(InternegError, ValueError):
     """A benchmark that is not there, not complete or not well-formed."""
 
 

@@ -24,6 +24,8 @@ from PIL import Image, ImageFile
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from openood_interneg.settings import InternegError
+
 # Pillow hands some of the others (EPS, for one) to programs outside it.
 _FORMATS = (
     *("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "ICO", "TGA"),
@@ -41,7 +43,7 @@ _UPRIGHT = {
 }
 
 
-class ImageError(ValueError):
+class ImageError(InternegError, ValueError):
     """An image that cannot be read."""
 
 

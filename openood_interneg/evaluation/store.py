@@ -22,8 +22,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from openood_interneg.settings import InternegError
 
-class StoreError(RuntimeError):
+
+class StoreError(InternegError, RuntimeError):
     """A stored file that is damaged or cannot be written."""
 
 

@@ -14,7 +14,8 @@ from functools import cached_property
 from importlib import resources
 from pathlib import Path
 
-from openood_interneg.vlm.classnames import numbered_lines, read_text
+from openood_interneg.settings import InternegError
+from openood_interneg.vlm.text_files import numbered_lines, read_text
 
 NOUN, ADJECTIVE = "noun", "adjective"
 
@@ -45,7 +46,7 @@ _PARTS_OF_SPEECH = {
 Entry = tuple[str, str, frozenset[str]]  # word, part of speech, lexicographer files
 
 
-class CorpusError(ValueError):
+class CorpusError(InternegError, ValueError):
     """A word list that cannot be used; the message names the remedy."""
 
 

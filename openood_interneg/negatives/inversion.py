@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from openood_interneg.settings import InternegError
+
 INIT_STD = 0.02
 CHUNK_BYTES = 512 * 2**20  # of activations while images are inverted
 
@@ -37,7 +39,7 @@ class PseudoPrompter(Protocol):
         """(B,) template numbers, (B, T, width) tokens -> (B, D) unit text features."""
 
 
-class InversionError(ValueError):
+class InversionError(InternegError, ValueError):
     """Features that cannot be inverted."""
 
 

@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from openood_interneg.settings import InternegError
 
-class ProxyError(ValueError):
+
+class ProxyError(InternegError, ValueError):
     """ID images from which no proxy can be made."""
 
 

@@ -22,13 +22,14 @@ from openood_interneg.plugin.device import following, network_device
 from openood_interneg.plugin.loaders import pixels
 from openood_interneg.plugin.network import ClipHead, ClipZeroShot, as_clip
 from openood_interneg.plugin.openood import MissingPackage, load_openood
+from openood_interneg.settings import InternegError
 from openood_interneg.vlm.preprocess import CLIP_MEAN, CLIP_STD
 
 Verdict = Literal["runs", "footnote", "refused"]
 Data = DataLoader | FeatureSet
 
 
-class BaselineError(ValueError):
+class BaselineError(InternegError, ValueError):
     """A method of OpenOOD's that cannot give a meaningful score here; the message says why."""
 
 

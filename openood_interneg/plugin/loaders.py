@@ -15,9 +15,10 @@ from tqdm import tqdm
 
 from openood_interneg.negatives.inversion import image_keys
 from openood_interneg.plugin.network import ClipZeroShot
+from openood_interneg.settings import InternegError
 
 
-class LoaderError(ValueError):
+class LoaderError(InternegError, ValueError):
     """A data loader that does not give what a method needs."""
 
 

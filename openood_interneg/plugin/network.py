@@ -11,12 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from openood_interneg.settings import InternegError
 from openood_interneg.vlm.backbones import Backbone, Precision, load_backbone
 from openood_interneg.vlm.classnames import class_names as read_class_names
 from openood_interneg.vlm.prompts import prompt_set
 
 
-class NetworkError(TypeError):
+class NetworkError(InternegError, TypeError):
     """A network that zero-shot methods cannot work with."""
 
 

@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from types import MappingProxyType, ModuleType
 from typing import Any
 
+from openood_interneg.settings import InternegError
+
 INSTALL = 'pip install --no-deps "git+https://github.com/Jingkang50/OpenOOD"'
 
 # Module -> what pip calls it.
@@ -38,7 +40,7 @@ OPTIONAL = {
 _ROOTS = ("openood.evaluation_api", "openood.pipelines", "openood.networks", "openood.datasets")
 
 
-class OpenOODError(ImportError):
+class OpenOODError(InternegError, ImportError):
     """OpenOOD is here and cannot be imported."""
 
 
@@ -46,7 +48,7 @@ class OpenOODMissing(OpenOODError):
     """OpenOOD is not installed."""
 
 
-class MissingPackage(ImportError):
+class MissingPackage(InternegError, ImportError):
     """A package that OpenOOD needs for this, and that is missing or broken here."""
 
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openood_interneg.settings import SettingsError
+from openood_interneg.settings import InternegError, SettingsError
 from openood_interneg.vlm.checkpoints import CheckpointError, load_checkpoint
 from openood_interneg.vlm.preprocess import Preprocess
 from openood_interneg.vlm.prompts import fill
@@ -44,11 +44,11 @@ OPENAI_BACKBONES = {
 CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 
 
-class WeightsError(RuntimeError):
+class WeightsError(InternegError, RuntimeError):
     """Pretrained weights that cannot be had here, with what to do about it."""
 
 
-class FeatureError(ValueError):
+class FeatureError(InternegError, ValueError):
     """Features that are not finite: a broken image, model or precision."""
 
 

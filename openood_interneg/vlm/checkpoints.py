@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from openood_interneg.settings import InternegError
 from openood_interneg.vlm.preprocess import Preprocess
 
 
-class CheckpointError(ValueError):
+class CheckpointError(InternegError, ValueError):
     """A checkpoint that cannot be read, or that is not a CLIP in OpenAI's layout."""
 
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import os
-import zlib
-from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
+
+from openood_interneg.settings import InternegError
+from openood_interneg.vlm.text_files import numbered_lines, read_text
 
 KNOWN_CLASS_NAMES = ("cifar10", "cifar100", "imagenet", "imagenet200")
 
 
-class ClassNameError(ValueError):
+class ClassNameError(InternegError, ValueError):
     """A source of class names that cannot be used; the message names the remedy."""
 
 
@@ -49,53 +48,6 @@ def class_names(source: str | Path, *, allow_duplicates: bool = False) -> tuple[
             "file: give one of these names, or the path of a text file with one name a line"
         )
     return _from_file(Path(os.path.expanduser(source)), allow_duplicates)
-
-
-def read_text(path: Path, error: type[ValueError]) -> str:
-    """Return the text of a UTF-8 file, plain or gzipped (``.gz``), without a byte order mark.
-
-    Args:
-        path: the file.
-        error: what is raised, so that each caller's users see its own kind of error.
-
-    Raises:
-        error: the file is missing, a folder, unreadable, a broken archive or not UTF-8 text; the
-            message names the file, the line where there is one, and the remedy.
-    """
-    try:
-        data = path.read_bytes()
-        if path.suffix.lower() == ".gz":
-            data = gzip.decompress(data)
-    except FileNotFoundError:
-        raise error(f"{path}: no such file; check the path") from None
-    except IsADirectoryError:
-        raise error(f"{path} is a folder; give the path of a file in it") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as broken:
-        raise error(f"{path}: not a sound gzip file ({broken}); copy it again") from None
-    except OSError as refusal:
-        raise error(f"{path}: cannot be read ({refusal.strerror or refusal})") from None
-
-    remedy = "save the file as UTF-8 text"
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as failure:
-        line = data.count(b"\n", 0, failure.start) + 1
-        raise error(f"{path}, line {line}: not UTF-8; {remedy}") from None
-    # UTF-16 without a byte order mark is valid UTF-8 full of NULs.
-    if "\0" in text:
-        line = text.count("\n", 0, text.index("\0")) + 1
-        raise error(
-            f"{path}, line {line}: holds a NUL character, so it is not UTF-8 text; {remedy}"
-        )
-    return text
-
-
-def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
-    """Yield (line number from 1, stripped line) for every line that is not a ``#`` comment."""
-    for number, line in enumerate(io.StringIO(text, newline=None), start=1):
-        line = line.strip()
-        if not line.startswith("#"):
-            yield number, line
 
 
 def _from_file(path: Path, allow_duplicates: bool) -> tuple[str, ...]:

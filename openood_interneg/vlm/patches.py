@@ -20,12 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from openood_interneg.settings import InternegError
 from openood_interneg.vlm.backbones import Backbone
 
 PatchKind = Literal["value", "output"]
 
 
-class PatchError(ValueError):
+class PatchError(InternegError, ValueError):
     """An image tower without patch tokens that can be projected."""
 
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from openood_interneg.vlm.classnames import numbered_lines, read_text
+from openood_interneg.settings import InternegError
+from openood_interneg.vlm.text_files import numbered_lines, read_text
 
 SLOT = "{}"
 
@@ -41,7 +42,7 @@ _PROMPT_SETS: dict[str, tuple[str, ...]] = {
 KNOWN_PROMPT_SETS = (*_PROMPT_SETS, "imagenet80")
 
 
-class PromptError(ValueError):
+class PromptError(InternegError, ValueError):
     """A prompt set or template that cannot be used; the message names the remedy."""
 
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from openood_interneg.settings import InternegError
 from openood_interneg.vlm.tower_weights import causal_bias
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 PLACEHOLDER = "$"
 
 
-class TextTowerError(ValueError):
+class TextTowerError(InternegError, ValueError):
     """A prompt that cannot hold the pseudo-tokens."""
 
 

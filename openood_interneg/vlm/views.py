@@ -27,6 +27,8 @@ import torch.nn.functional as F
 from PIL import Image
 from scipy import ndimage
 
+from openood_interneg.settings import InternegError
+
 ORIGINAL = "original"
 SEVERITIES = (1, 2, 3, 4, 5)
 
@@ -34,7 +36,7 @@ Array = np.ndarray  # (H, W, 3) float32 in [0, 1], or (H, W)
 Rng = np.random.Generator
 
 
-class ViewError(ValueError):
+class ViewError(InternegError, ValueError):
     """A view that does not exist."""
 
 
