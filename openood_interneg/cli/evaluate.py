@@ -179,6 +179,8 @@ def parse_seeds(text: str) -> list[int]:
         raise SettingsError(f"--seeds is {text!r}; write whole numbers as 0,1,2") from None
     if any(seed < 0 for seed in seeds):
         raise SettingsError(f"--seeds is {text!r}; seeds are 0 or larger")
+    if len(set(seeds)) < len(seeds):
+        raise SettingsError(f"--seeds is {text!r}; a seed that stands twice is no second run")
     return seeds
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -59,11 +60,16 @@ class ImageList:
 
     @cached_property
     def digest(self) -> str:
-        """Hex digest over names, sizes and modification times: part of cache keys."""
-        hasher = hashlib.blake2b(digest_size=16)
-        for i, name in enumerate(self.paths):
+        """Hex digest over folder, names, labels, sizes and modification times: for cache keys.
+
+        The set's display name is no part of it. The folder is: unpacked archives often give
+        different images the same name, size and time.
+        """
+        hasher = hashlib.blake2b(os.fsencode(os.path.realpath(self.folder)), digest_size=16)
+        for i, (name, label) in enumerate(zip(self.paths, self.labels.tolist(), strict=True)):
             stat = os.stat(self.file(i))
-            hasher.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+            hasher.update(os.fsencode(name))
+            hasher.update(f"\0{label}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
         return hasher.hexdigest()
 
 
@@ -75,6 +81,9 @@ class Benchmark:
         name: as tables print it. class_names: C names in label order.
         train: labelled ID images for the proxies, or None.
         test: ID test images. near, far: OOD sets.
+
+    Raises:
+        BenchmarkError: two sets of one name, or an OOD set with a name that tables need.
     """
 
     name: str
@@ -83,6 +92,9 @@ class Benchmark:
     test: ImageList
     near: tuple[ImageList, ...]
     far: tuple[ImageList, ...]
+
+    def __post_init__(self) -> None:
+        check_set_names((self.name, self.test.name), [images.name for images in self.ood])
 
     @property
     def ood(self) -> tuple[ImageList, ...]:
@@ -111,6 +123,37 @@ class Benchmark:
                     f"  {some}{more}\nPut them there, or point --data-root to the folder that "
                     "holds OpenOOD's data"
                 )
+
+
+RESERVED_SET_NAMES = ("nearood", "farood", "near mean", "far mean", "id", "train", "test", "csid")
+
+
+def check_set_names(id_names: str | Iterable[str], ood_names: Iterable[str]) -> None:
+    """Every OOD set of a benchmark has a name of its own: rows, means and files go by it.
+
+    Upper and lower case are one, as some file systems take them.
+
+    Args:
+        id_names: the name, or names, of the ID set. ood_names: of all OOD sets, near and far.
+
+    Raises:
+        BenchmarkError: two of one name, one named as the ID set, or as something that tables print.
+    """
+    id_names = [id_names] if isinstance(id_names, str) else list(id_names)
+    taken = {_plain_name(name): f"the ID set '{name}'" for name in id_names}
+    taken |= {name: f"'{name}', a name that tables and records need" for name in RESERVED_SET_NAMES}
+    for name in ood_names:
+        plain = _plain_name(name)
+        if plain in taken:
+            raise BenchmarkError(
+                f"the OOD set '{name}' has the name of {taken[plain]}; their figures could not be "
+                "told apart. Give every set a name of its own"
+            )
+        taken[plain] = f"another OOD set, '{name}'"
+
+
+def _plain_name(name: str) -> str:
+    return unicodedata.normalize("NFKC", str(name)).casefold().strip()
 
 
 def configs_root() -> Path:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from openood_interneg.detectors.method import Method
 from openood_interneg.detectors.registry import get_method
@@ -98,7 +99,7 @@ class Evaluation:
             progress,
         )
         self.results = Results()
-        self._sets: dict[str, FeatureSet] = {}
+        self._features: dict[tuple, Tensor] = {}
         self._inverters: dict[str, StoredInverter] = {}
 
     # ---- what is shared ------------------------------------------------------------------
@@ -134,11 +135,11 @@ class Evaluation:
         Args:
             kind: what a method's features are of (`Method.input`). settings: of that method.
         """
+        # By what the images are, never by what the set is called.
+        key = (images.digest, kind)
         if kind == "views":
-            name = f"{images.name}, {settings.views}, {settings.view_seed}"
-        else:
-            name = f"{images.name}, {kind}"
-        if name not in self._sets:
+            key += (settings.views, settings.view_seed)
+        if key not in self._features:
             with self._timed("images" if kind == "image" else kind):
                 if kind == "views":
                     features = view_features(
@@ -148,9 +149,9 @@ class Evaluation:
                     features = patch_features(self.images, images)
                 else:
                     features = self.images.features(images)
-            keys = image_keys(images.paths)
-            self._sets[name] = FeatureSet(images.name, features, keys, images.labels)
-        return self._sets[name]
+            self._features[key] = features
+        keys = image_keys(images.paths)
+        return FeatureSet(images.name, self._features[key], keys, images.labels)
 
     def inverter(self, settings) -> StoredInverter:
         """The stored inverter of some settings."""
@@ -245,10 +246,14 @@ class Evaluation:
 
 
 def group_means(rows: Sequence[Mapping[str, Any]], benchmark: Benchmark) -> list[dict[str, Any]]:
-    """Rows `nearood` and `farood`: means over the sets of a group that has any."""
+    """Rows `nearood` and `farood`: means over the sets of a group that has any.
+
+    Args:
+        rows: one per OOD set, in the order of `benchmark.ood`.
+    """
     out = []
-    for group, sets in (("nearood", benchmark.near), ("farood", benchmark.far)):
-        members = [row for row in rows if row["dataset"] in {images.name for images in sets}]
+    near = len(benchmark.near)
+    for group, members in (("nearood", rows[:near]), ("farood", rows[near:])):
         if members:
             means = {m: float(np.mean([row[m] for row in members])) for m in METRICS}
             out.append(dict(members[0]) | {"dataset": group} | means)

@@ -1,0 +1,84 @@
+"""What is kept and reported goes by what the images are; the names of sets tell figures apart."""
+
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from openood_interneg.cli.evaluate import parse_seeds
+from openood_interneg.evaluation.datasets import Benchmark, BenchmarkError, ImageList
+from openood_interneg.evaluation.runner import Evaluation
+from openood_interneg.evaluation.store import Store
+from openood_interneg.settings import SettingsError
+from openood_interneg.vlm.backbones import load_backbone
+
+
+def drawn(folder, name, colours, label=-1) -> ImageList:
+    """Plain images of equal size in bytes and equal time, named alike in every folder."""
+    folder.mkdir(parents=True)
+    for i, colour in enumerate(colours):
+        Image.new("RGB", (32, 32), colour).save(folder / f"{i}.bmp")
+        os.utime(folder / f"{i}.bmp", ns=(10**18, 10**18))
+    labels = np.full(len(colours), label, dtype=np.int64)
+    return ImageList(name, folder, tuple(f"{i}.bmp" for i in range(len(colours))), labels)
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return load_backbone("miniature")
+
+
+@pytest.fixture
+def benchmark(tmp_path):
+    test = drawn(tmp_path / "test", "shapes", ["red", "blue"], label=0)
+    near = drawn(tmp_path / "near", "near", ["green", "white"])
+    far = drawn(tmp_path / "far", "far", ["black", "yellow"])
+    return Benchmark("shapes", ("circle", "square"), None, test, (near,), (far,))
+
+
+def test_sets_of_one_name_get_their_own_features(clip, benchmark, tmp_path):
+    evaluation = Evaluation(benchmark, clip, Store(tmp_path / "store"))
+    test = evaluation.feature_set(benchmark.test)
+    # The folder is all that differs: names, sizes and times of the files are alike.
+    named_alike = replace(benchmark.near[0], name="shapes")
+    ood = evaluation.feature_set(named_alike)
+    assert not torch.allclose(test.features, ood.features)
+    again = Evaluation(benchmark, clip, Store(None)).feature_set(benchmark.near[0])
+    assert torch.equal(ood.features, again.features)
+
+
+def test_a_list_with_other_labels_gets_its_own_labels(clip, benchmark):
+    evaluation = Evaluation(benchmark, clip)
+    evaluation.feature_set(benchmark.test)
+    other = replace(benchmark.test, labels=np.array([1, 0]))
+    assert evaluation.feature_set(other).labels.tolist() == [1, 0]
+    assert benchmark.test.digest != other.digest
+
+
+@pytest.mark.parametrize(
+    "name", ["shapes", "SHAPES", "near", "Near ", "nearood", "farood", "far mean", "test", "id"]
+)
+def test_a_name_that_would_mix_figures_is_refused(benchmark, name):
+    with pytest.raises(BenchmarkError, match=f"'{name}'.*name of its own"):
+        replace(benchmark, far=(replace(benchmark.far[0], name=name),))
+
+
+def test_means_are_over_the_sets_of_a_group(clip, benchmark):
+    evaluation = Evaluation(benchmark, clip)
+    rows = evaluation.run("mcm", _mcm())
+    assert [row["dataset"] for row in rows] == ["near", "far", "nearood", "farood"]
+    assert rows[2]["AUROC"] == rows[0]["AUROC"] and rows[3]["AUROC"] == rows[1]["AUROC"]
+
+
+def test_a_seed_that_stands_twice_is_no_second_run():
+    with pytest.raises(SettingsError, match="twice"):
+        parse_seeds("0,1,0")
+
+
+def _mcm():
+    from openood_interneg.detectors.registry import get_method
+
+    return get_method("mcm").make_settings({})
