@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import importlib.util
 import math
+import sys
+import textwrap
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,10 +21,13 @@ from typing import Any, Literal, TypeVar
 __all__ = [
     "InterNegSettings",
     "InternegError",
+    "MissingPackageError",
     "SettingsError",
     "TextSpaceSettings",
     "as_mapping",
+    "first_line",
     "from_mapping",
+    "require_package",
     "setting",
     "shown",
 ]
@@ -39,6 +45,42 @@ def shown(value: object, limit: int = 80) -> str:
     """`repr` of a value for a message, cut to `limit` characters."""
     text = repr(value)
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def first_line(error: BaseException, limit: int = 160) -> str:
+    """What another library's error says, for a message of ours: its first line that tells
+    something, shortened between words; the error's class where it says nothing.
+    """
+    lines = (line.strip() for line in str(error).splitlines())
+    # "Last error:" and the like only announce the line that follows.
+    said = next((line for line in lines if line and not line.endswith(":")), "")
+    said = said or type(error).__name__
+    short = textwrap.shorten(said, limit, placeholder=" ...")
+    return short if short != "..." else f"{said[: limit - 3]}..."
+
+
+class MissingPackageError(InternegError, ImportError):
+    """An optional package that is not installed, with the command that installs it."""
+
+
+def require_package(name: str, install: str, why: str) -> None:
+    """Asks for an optional package before any work that would need it at its end.
+
+    Args:
+        name: what is imported ("faiss"). install: what pip installs ("faiss-cpu").
+        why: what needs it, the start of the message ("the method knn").
+
+    Raises:
+        MissingPackageError: it cannot be imported here.
+    """
+    try:
+        found = importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):  # blocked, or put into sys.modules by hand without a spec
+        found = sys.modules.get(name) is not None
+    if not found:
+        raise MissingPackageError(
+            f"{why} needs the package {name}, which is not installed: pip install {install}"
+        )
 
 
 class SettingsError(InternegError, ValueError):

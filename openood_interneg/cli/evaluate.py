@@ -38,6 +38,7 @@ from openood_interneg.evaluation.runner import Evaluation
 from openood_interneg.evaluation.store import Store, default_root
 from openood_interneg.settings import SettingsError, as_mapping
 from openood_interneg.vlm.backbones import load_backbone
+from openood_interneg.vlm.device import pick_device
 
 Text = Optional[str]  # noqa: UP045 - typer reads it
 DEFAULT_METHODS = "mcm,neglabel,interneg_negatives_only,interneg"
@@ -182,25 +183,6 @@ def parse_seeds(text: str) -> list[int]:
     if len(set(seeds)) < len(seeds):
         raise SettingsError(f"--seeds is {text!r}; a seed that stands twice is no second run")
     return seeds
-
-
-def pick_device(name: str) -> torch.device:
-    """`auto` -> a GPU if there is one.
-
-    Raises:
-        SettingsError: a device that is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise SettingsError(
-            f"device '{name}' cannot be used here ({str(error).splitlines()[0][:100]}); "
-            "try --device cpu"
-        ) from error
-    return device
 
 
 def device_name(device: torch.device) -> str:

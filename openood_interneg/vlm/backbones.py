@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from openood_interneg.settings import InternegError, SettingsError
 from openood_interneg.vlm.checkpoints import CheckpointError, load_checkpoint
+from openood_interneg.vlm.device import pick_device
 from openood_interneg.vlm.preprocess import Preprocess
 from openood_interneg.vlm.prompts import fill
 from openood_interneg.vlm.pseudo_prompts import PLACEHOLDER, TextTowerError
@@ -320,10 +321,12 @@ def load_backbone(
         name: shown in tables; by default the source's.
 
     Raises:
+        SettingsError: a device that is not there.
         WeightsError: weights that are not on this machine and cannot be downloaded.
         CheckpointError: an unreadable or unsuitable local file.
     """
-    _warn_of_emulation(precision, torch.device(device))
+    device = pick_device(device)
+    _warn_of_emulation(precision, device)
     if isinstance(source, nn.Module):
         return _from_object(source, device, precision, name or "clip object")
     text = str(source)
