@@ -27,6 +27,7 @@ from openood_interneg.settings import InterNegSettings, SettingsError, TextSpace
 from openood_interneg.vlm.backbones import Backbone
 from openood_interneg.vlm.preprocess import Preprocess
 from openood_interneg.vlm.prompts import prompt_set
+from openood_interneg.vlm.pseudo_prompts import pseudo_prompts
 from openood_interneg.vlm.text_tower import FullLengthTextTower
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,7 +55,7 @@ def plain_prompts(backbone, templates, count):
     slots = " ".join(["$"] * count)
     ids = backbone.tokenizer([t.replace("{}", f" {slots} ") for t in templates])
     tower = FullLengthTextTower(backbone.model.encode_text, backbone.model.token_embedding)
-    return tower.pseudo_prompts(ids, count, placeholder)
+    return pseudo_prompts(tower, ids, count, placeholder)
 
 
 def features_and_gradient(prompts, index, pseudo):

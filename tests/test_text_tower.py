@@ -11,7 +11,7 @@ from openood_interneg.negatives.inversion import LiveInverter, draw, invert
 from openood_interneg.vlm.backbones import Backbone, load_backbone
 from openood_interneg.vlm.preprocess import Preprocess
 from openood_interneg.vlm.prompts import prompt_set
-from openood_interneg.vlm.pseudo_prompts import TextTowerError
+from openood_interneg.vlm.pseudo_prompts import TextTowerError, pseudo_prompts
 from openood_interneg.vlm.text_tower import CausalTextTower, FullLengthTextTower
 
 TEXTS = ["a", "The nice cat.", "a photo of a very large dog in the snow", "x " * 90, ""]
@@ -123,7 +123,7 @@ def test_prefix_cached_prompts_equal_full_length(tiny, num_tokens):
     placeholder = int(tiny.tokenizer(["$"])[0, 1])
     slots = " ".join(["$"] * num_tokens)
     tokens = tiny.tokenizer([t.replace("{}", f" {slots} ") for t in TEMPLATES])
-    slow = full_length(tiny).pseudo_prompts(tokens, num_tokens, placeholder)
+    slow = pseudo_prompts(full_length(tiny), tokens, num_tokens, placeholder)
     index = torch.tensor([0, 1, 2, 3, 1, 1, 0, 2, 3, 3, 0, 1, 2, 0, 0])
     pseudo = torch.randn(len(index), num_tokens, 64, generator=torch.Generator().manual_seed(1))
     results = []
@@ -153,7 +153,7 @@ def test_inversion_equals_full_length(tiny, miniature, source, steps, tolerance)
     tokens, schedule = draw(range(12), 3, 1, width, len(TEMPLATES), steps)
     placeholder = int(backbone.tokenizer(["$"])[0, 1])
     ids = backbone.tokenizer([t.replace("{}", " $ ") for t in TEMPLATES])
-    slow = full_length(backbone).pseudo_prompts(ids, 1, placeholder)
+    slow = pseudo_prompts(full_length(backbone), ids, 1, placeholder)
     a = invert(backbone.pseudo_prompts(TEMPLATES, 1), h, tokens, schedule)
     b = invert(slow, h, tokens, schedule)
     for fast, plain in zip(a[:2], b[:2], strict=True):

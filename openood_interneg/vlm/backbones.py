@@ -20,7 +20,7 @@ from openood_interneg.vlm.checkpoints import CheckpointError, load_checkpoint
 from openood_interneg.vlm.device import pick_device
 from openood_interneg.vlm.preprocess import Preprocess
 from openood_interneg.vlm.prompts import fill
-from openood_interneg.vlm.pseudo_prompts import PLACEHOLDER, TextTowerError
+from openood_interneg.vlm.pseudo_prompts import PLACEHOLDER, TextTowerError, pseudo_prompts
 from openood_interneg.vlm.text_tower import CausalTextTower, FullLengthTextTower
 from openood_interneg.vlm.tower_weights import causal_source
 
@@ -277,7 +277,7 @@ class Backbone:
                     f"the tokenizer of {self.name} splits the placeholder '{PLACEHOLDER}' into "
                     f"{len(ids)} tokens; modality inversion needs one"
                 )
-            cache[key] = self.text_tower.pseudo_prompts(tokens, num_tokens, ids[0])
+            cache[key] = pseudo_prompts(self.text_tower, tokens, num_tokens, ids[0])
         return cache[key]
 
 

@@ -6,7 +6,8 @@ The text tower of CLIP is causal and only its end-of-text position is read. So
 * what stands before the first position that varies is computed once, and its keys and values
   are kept per layer (prefix cache);
 * in the last layer only the end-of-text position asks a query;
-* the weights are frozen, so the way back is written out for the positions alone.
+* the weights are frozen, so the backward pass is written out for the positions alone
+  (`pseudo_backward`).
 
 All of it is exact: the numbers are those of the full 77 positions up to rounding. Towers that
 are not causal or pool elsewhere (SigLIP, CoCa, Hugging Face towers) run at full length through
@@ -21,7 +22,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openood_interneg.vlm.pseudo_prompts import PseudoPrompts, placeholder_start
 from openood_interneg.vlm.tower_weights import (
     Block,
     causal_bias,
@@ -89,18 +89,6 @@ class CausalTextTower:
             if number + 1 < len(self.blocks):
                 x = self._finish(block, x, self._attend(q, k, v, bias))
         return cache
-
-    # ---- prompts with pseudo-tokens ------------------------------------------------------
-
-    def pseudo_prompts(self, tokens: Tensor, num_tokens: int, placeholder: int) -> PseudoPrompts:
-        """Prepares prompt templates whose placeholder tokens will be optimised.
-
-        Args:
-            tokens: (n, context) int64, each row with `num_tokens` consecutive placeholders.
-            num_tokens: T, pseudo-tokens per prompt.
-            placeholder: token id of the placeholder.
-        """
-        return PseudoPrompts(self, tokens.to(self.device), num_tokens, placeholder)
 
     # ---- layers --------------------------------------------------------------------------
 
@@ -177,42 +165,6 @@ class FullLengthTextTower:
     def encode(self, tokens: Tensor) -> Tensor:
         """Text features of tokenised prompts, float32 unit rows (B, D)."""
         return F.normalize(self.encode_text(tokens.to(self.device)).float(), dim=-1)
-
-    def pseudo_prompts(self, tokens: Tensor, num_tokens: int, placeholder: int):
-        """As `CausalTextTower.pseudo_prompts`, at full length."""
-        return FullLengthPseudoPrompts(self, tokens.to(self.device), num_tokens, placeholder)
-
-
-class FullLengthPseudoPrompts:
-    """`PseudoPrompts` without shortcuts: the embedding layer's output is overwritten."""
-
-    def __init__(self, tower: FullLengthTextTower, tokens: Tensor, num_tokens: int, placeholder):
-        self.tower, self.tokens, self.num_tokens = tower, tokens, num_tokens
-        self.width = tower.width
-        self.start = placeholder_start(tokens, num_tokens, placeholder)
-
-    @property
-    def bytes_per_image(self) -> int:
-        """Memory that one image takes while it is inverted, for a tower of 24 layers."""
-        return 24 * 20 * 4 * self.tokens.shape[1] * self.width
-
-    def embed(self, index: Tensor, pseudo: Tensor) -> Tensor:
-        """Unit text features (B, D) of templates `index` filled with `pseudo`."""
-        index = index.to(self.start.device)
-        columns = self.start[index][:, None] + torch.arange(self.num_tokens, device=index.device)
-        rows = torch.arange(len(index), device=index.device)[:, None]
-
-        def fill(module, inputs, output):
-            output = output.clone()
-            output[rows, columns] = pseudo.to(output.dtype)
-            return output
-
-        hook = self.tower.embedding.register_forward_hook(fill)
-        try:
-            features = self.tower.encode_text(self.tokens[index])
-        finally:
-            hook.remove()
-        return F.normalize(features.float(), dim=-1)
 
 
 def _common_prefix(tokens: Tensor, limit: int) -> int:

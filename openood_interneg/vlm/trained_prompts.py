@@ -53,7 +53,7 @@ from torch import Tensor, nn
 from openood_interneg.settings import SettingsError
 from openood_interneg.vlm.backbones import Backbone
 from openood_interneg.vlm.prompts import fill
-from openood_interneg.vlm.pseudo_prompts import PLACEHOLDER
+from openood_interneg.vlm.pseudo_prompts import PLACEHOLDER, pseudo_prompts
 from openood_interneg.vlm.text_tower import CausalTextTower
 from openood_interneg.vlm.tower_weights import causal_source
 
@@ -184,7 +184,7 @@ def learned_prompts(
         # Behind a placeholder the stop needs a space, or the tokenizer takes both for one token.
         template = f"{slots} {{}}{stop}" if position == "end" else f"{{}} {slots} {stop}"
         texts = [fill(template, name) for name in chunk]
-        prompts = tower.pseudo_prompts(backbone.tokenizer(texts), count, placeholder)
+        prompts = pseudo_prompts(tower, backbone.tokenizer(texts), count, placeholder)
         index = torch.arange(len(chunk), device=tower.device)
         parts.append(prompts.embed(index, context[start : start + len(chunk)]))
     return torch.cat(parts)
