@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from common import machine, medians, pick_device, random_backbone, write
 
-from openood_interneg.demo.world import write_benchmark
+from openood_interneg.demo.benchmark import write_benchmark
 from openood_interneg.settings import SettingsError
 
 METHODS = "mcm,neglabel,interneg_negatives_only,interneg"

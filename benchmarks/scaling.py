@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from common import machine, medians, write
 
-from openood_interneg.demo.world import write_benchmark
+from openood_interneg.demo.benchmark import write_benchmark
 from openood_interneg.evaluation.store import read_tensors
 
 ROOT = Path(__file__).resolve().parent.parent

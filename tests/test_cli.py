@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from openood_interneg.cli import main
-from openood_interneg.demo.world import write_benchmark
+from openood_interneg.demo.benchmark import write_benchmark
 from openood_interneg.evaluation.metrics import METRICS
 
 KEYS = ["benchmark", "backbone", "method", "protocol", "seed", "dataset", *METRICS]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from openood_interneg.demo import world
+from openood_interneg.demo.benchmark import write_benchmark
 from openood_interneg.demo.shapes import SHAPES
 
 FAR = [kind for kinds in world.FAR_KINDS.values() for kind in kinds]
@@ -26,7 +27,7 @@ def files(root):
 @pytest.fixture(scope="module")
 def benchmark(tmp_path_factory):
     root = tmp_path_factory.mktemp("world") / "miniature"
-    world.write_benchmark(root, seed=3, **SIZES)
+    write_benchmark(root, seed=3, **SIZES)
     return root
 
 
@@ -103,9 +104,7 @@ def test_layout_and_label_counts(benchmark):
 
 def test_same_seed_same_bytes(benchmark, tmp_path):
     seen = []
-    world.write_benchmark(
-        tmp_path / "again", seed=3, **SIZES, progress=lambda *step: seen.append(step)
-    )
+    write_benchmark(tmp_path / "again", seed=3, **SIZES, progress=lambda *step: seen.append(step))
     assert files(benchmark) == files(tmp_path / "again")
     assert seen[0] == (1, 140) and seen[-1] == (140, 140)
     assert [p.name for p in tmp_path.iterdir()] == ["again"]
@@ -113,28 +112,28 @@ def test_same_seed_same_bytes(benchmark, tmp_path):
 
 def test_finished_benchmark_is_left_alone(benchmark):
     before = {p: p.stat().st_mtime_ns for p in benchmark.rglob("*")}
-    world.write_benchmark(benchmark, seed=3, **SIZES)
+    write_benchmark(benchmark, seed=3, **SIZES)
     assert before == {p: p.stat().st_mtime_ns for p in benchmark.rglob("*")}
 
 
 def test_other_parameters_replace_it_but_foreign_files_are_safe(tmp_path):
     small = {"train_per_class": 1, "test_per_class": 1, "near": 2, "far": 1}
     root = tmp_path / "miniature"
-    world.write_benchmark(root, seed=0, **small)
+    write_benchmark(root, seed=0, **small)
     first = files(root)
-    world.write_benchmark(root, seed=1, **small)
+    write_benchmark(root, seed=1, **small)
     second = files(root)
     assert first.keys() == second.keys() and first != second
 
     (root / "results.json").write_text("{}")
     with pytest.raises(FileExistsError):
-        world.write_benchmark(root, seed=2, **small)
+        write_benchmark(root, seed=2, **small)
     assert len(files(root)) == len(second) + 1
 
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
     with pytest.raises(FileExistsError):
-        world.write_benchmark(tmp_path / "mine", **small)
+        write_benchmark(tmp_path / "mine", **small)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
 
 
@@ -143,7 +142,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        world.write_benchmark(tmp_path / "miniature", **SIZES, progress=stop)
+        write_benchmark(tmp_path / "miniature", **SIZES, progress=stop)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from published import COUNTS, MEANS, SPOTS
 
-from openood_interneg.demo.world import write_benchmark
+from openood_interneg.demo.benchmark import write_benchmark
 from openood_interneg.detectors.registry import get_method
 from openood_interneg.evaluation import plots
 from openood_interneg.evaluation.cells import Options, Reproduction

@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from openood_interneg.demo.world import write_benchmark
+from openood_interneg.demo.benchmark import write_benchmark
 from openood_interneg.detectors.base import TextSpace
 from openood_interneg.detectors.interneg import InterNeg
 from openood_interneg.evaluation import space

@@ -9,7 +9,7 @@ import typer
 
 from openood_interneg.cli.console import progress_bars, say
 from openood_interneg.cli.evaluate import DEFAULT_METHODS, evaluate
-from openood_interneg.demo.world import write_benchmark
+from openood_interneg.demo.benchmark import write_benchmark
 from openood_interneg.evaluation.store import default_root
 
 

@@ -21,7 +21,7 @@ from openood_interneg.cli.arguments import (
 )
 from openood_interneg.cli.console import console, progress_bars, say
 from openood_interneg.cli.evaluate import parse_seeds, pick_device
-from openood_interneg.demo.world import write_benchmark
+from openood_interneg.demo.benchmark import write_benchmark
 from openood_interneg.evaluation.cells import Options, Reproduction, availability
 from openood_interneg.evaluation.experiments import (
     PAPER_BENCHES,

@@ -1,6 +1,6 @@
-"""Trains the checkpoint `clip.safetensors` that lies beside this file.
+"""Trains the checkpoint `clip.safetensors` of openood_interneg/demo.
 
-    python -m openood_interneg.demo.train --text-from some/clip.safetensors --out some/folder
+    python tools/train_miniature.py --text-from some/clip.safetensors --out some/folder
 
 The text tower is that of an existing CLIP checkpoint (OpenAI's state-dict layout, with its sizes in
 a `clip.json` in the same folder) and stays frozen. A small ModifiedResNet is trained from scratch
@@ -33,7 +33,14 @@ from open_clip.model import CLIP
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import roc_auc_score
 
-from .world import FAR_KINDS, HELD_OUT_KINDS, ID_KINDS, NEAR_KINDS, draw, image_rng
+from openood_interneg.demo.world import (
+    FAR_KINDS,
+    HELD_OUT_KINDS,
+    ID_KINDS,
+    NEAR_KINDS,
+    draw,
+    image_rng,
+)
 
 SEEN_KINDS = ID_KINDS + tuple(kind for kind in NEAR_KINDS if kind not in HELD_OUT_KINDS)
 EVALUATION_TEMPLATE = "The nice {}."

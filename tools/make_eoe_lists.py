@@ -1,8 +1,8 @@
 """Write the outlier labels that EOE uses here, by rule, out of WordNet 3.0.
 
-    python make_eoe_lists.py            (needs NLTK with its WordNet, timm and open_clip)
+    python tools/make_eoe_lists.py            (needs NLTK with its WordNet, timm and open_clip)
 
-The rule is in README.txt beside this file. The same WordNet gives the same bytes.
+The rule is in openood_interneg/detectors/data/README.txt. The same WordNet gives the same bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from nltk.corpus import wordnet
 
 from openood_interneg.vlm.classnames import class_names
 
-HERE = Path(__file__).resolve().parent
+LISTS = Path(__file__).resolve().parents[1] / "openood_interneg" / "detectors" / "data"
 KINDS = ["animal", "plant", "food", "artifact", "object"]  # lexicographer files: visible things
 UNSEEN = ["particle.n.02", "molecule.n.01", "microorganism.n.01", "body_part.n.01"]  # but these
 AVOIDED = {"bitch", "gypsy", "kaffir", "squaw", "whorehouse"}  # terms of abuse, though in WordNet
@@ -172,7 +172,7 @@ def main() -> None:
         lists = Lists(benchmark)
         for kind in ("far", "near", "fine"):
             labels = getattr(lists, kind)()
-            path = HERE / f"eoe_{benchmark}_{kind}.txt"
+            path = LISTS / f"eoe_{benchmark}_{kind}.txt"
             path.write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
             print(f"{path.name}: {len(labels)}")
 
