@@ -9,6 +9,8 @@ from typing import Any, Literal
 from openood_interneg.detectors.base import Detector, Inverter, TextSpace
 from openood_interneg.settings import SettingsError, TextSpaceSettings, from_mapping
 
+FeatureKind = Literal["image", "views", "patches"]
+
 
 @dataclass(frozen=True)
 class Method:
@@ -29,7 +31,8 @@ class Method:
         fpr: which FPR@95 the paper's figures are: "ood" (OpenOOD's, OOD is the positive class)
             or "id" (ID is the positive class).
         input: what the detector's features are of: "image" (B, D), "views" (V, B, D) of an image
-            and its corrupted copies, or "patches" (1 + P, B, D) of an image and its patches.
+            and its corrupted copies, or "patches" (1 + P, B, D) of an image and its patches; or a
+            function of the settings that says which. Read it with `features_of`.
         inverts: whether the detector takes an inverter as its second argument.
     """
 
@@ -49,7 +52,7 @@ class Method:
     space: Callable[[Any, Any], TextSpace] | None = None
     fpr: str = "id"
     inverts: bool = False
-    input: Literal["image", "views", "patches"] = "image"
+    input: FeatureKind | Callable[[Any], FeatureKind] = "image"
 
     def make_settings(self, values: Mapping[str, Any] | None = None, source: str = ""):
         """Settings from values; what the row fixes cannot be set.
@@ -64,6 +67,10 @@ class Method:
                     f"method '{self.name}' fixes {name} = {self.fixed[name]}; leave it out"
                 )
         return from_mapping(self.settings, values | dict(self.fixed), source)
+
+    def features_of(self, settings: TextSpaceSettings) -> FeatureKind:
+        """What the detector's features are of under these settings."""
+        return self.input(settings) if callable(self.input) else self.input
 
     def missing_files(self, settings: TextSpaceSettings) -> list[str]:
         """Settings that must name a file and do not: the row cannot run without them."""

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from openood_interneg.detectors.base import Detector, DetectorError, Scores, TextSpace
-from openood_interneg.detectors.method import Method
+from openood_interneg.detectors.method import FeatureKind, Method
 from openood_interneg.detectors.neglabel import NegLabel, NegLabelSettings
 from openood_interneg.detectors.neglabel import space as neglabel_space
 from openood_interneg.detectors.scoring import logits, max_softmax
@@ -102,6 +102,11 @@ class LoCoOp(Detector):
         local = (patches @ labels.t() / tau).flatten(0, 1)  # (B P, C)
         regions = max_softmax(local).view(patches.shape[:2])
         return Scores(cosine.argmax(dim=1), max_softmax(cosine / tau) + regions.amax(dim=1))
+
+
+def locoop_input(settings: LoCoOpSettings) -> FeatureKind:
+    """MCM looks at the image alone."""
+    return "image" if settings.score == "mcm" else "patches"
 
 
 def locoop_space(source: Any, settings: LoCoOpSettings) -> TextSpace:
@@ -488,7 +493,7 @@ LOCOOP = Method(
     year=2023,
     venue="NeurIPS",
     needs=("extra file", "patches"),
-    input="patches",
+    input=locoop_input,
     presets=_presets(tau=1.0, score="glmcm"),
 )
 

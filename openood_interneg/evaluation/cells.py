@@ -47,6 +47,7 @@ from openood_interneg.evaluation.provenance import (
 from openood_interneg.evaluation.report import versions
 from openood_interneg.evaluation.runner import Evaluation
 from openood_interneg.evaluation.store import Store, atomic_path, digest, write_text
+from openood_interneg.evaluation.views import method_features
 from openood_interneg.negatives.inversion import image_keys
 from openood_interneg.settings import InternegError, SettingsError, TextSpaceSettings, as_mapping
 from openood_interneg.vlm.backbones import Backbone, load_backbone
@@ -309,6 +310,9 @@ class Reproduction:
             "batch_size": experiment.batch_size,
             "seed": cell.seed,
         }
+        kind = get_method(cell.entry.method).features_of(settings)
+        if kind != "image":
+            key["input"] = kind
         if experiment.kind == "ratios":
             key["counts"] = cell.point.counts
         if experiment.kind == "timing":
@@ -387,10 +391,9 @@ class Reproduction:
 
     def _errors(self, experiment, cell, evaluation, settings, name) -> dict[str, Any]:
         detector, inverter = self._detector(cell, evaluation, settings)
-        id_set = evaluation.feature_set(evaluation.benchmark.test)
+        id_set, ood_sets = evaluation.method_sets(get_method(cell.entry.method), settings)
         out = {}
-        for images in evaluation.benchmark.ood:
-            ood = evaluation.feature_set(images)
+        for ood in ood_sets:
             score, best_id, best_negative = _observed(
                 detector, id_set, ood, cell.seed, experiment.batch_size
             )
@@ -399,7 +402,7 @@ class Reproduction:
                 score[: len(id_set)], best_id[: len(id_set)], best_negative[: len(id_set)]
             )
             half = rates.gammas.tolist().index(0.5)
-            out[images.name] = {
+            out[ood.name] = {
                 "Max-OOD": round(float(rates.max_ood[half]), 4),
                 "Sum-OOD": round(float(rates.sum_ood[half]), 4),
                 "max_ood": rates.max_ood.round(4).tolist(),
@@ -410,21 +413,21 @@ class Reproduction:
 
     def _ratios(self, experiment, cell, evaluation, settings, name) -> dict[str, Any]:
         detector, inverter = self._detector(cell, evaluation, settings)
-        id_all = evaluation.feature_set(evaluation.benchmark.test)
+        id_all, ood_sets = evaluation.method_sets(get_method(cell.entry.method), settings)
         out = {}
-        for images in evaluation.benchmark.ood:
-            ood_all = evaluation.feature_set(images)
+        for ood_all in ood_sets:
             counts = ratio_counts(cell.point.counts, len(id_all), len(ood_all))
             id_set = _subset(id_all, draw(len(id_all), counts[0], cell.seed))
             ood = _subset(ood_all, draw(len(ood_all), counts[1], cell.seed + 1000))
             run = run_mixed(detector, id_set, ood, cell.seed, experiment.batch_size)
             values = ood_metrics(run.id_score, run.ood_score, run.id_pred, id_set.labels)
-            out[images.name] = {k: round(v, 6) for k, v in values.items()} | {"counts": counts}
+            out[ood_all.name] = {k: round(v, 6) for k, v in values.items()} | {"counts": counts}
         _flush(inverter)
         return out
 
     def _timing(self, experiment, cell, evaluation, settings, name) -> dict[str, Any]:
         detector, inverter = self._detector(cell, evaluation, settings, live=True)
+        kind = get_method(cell.entry.method).features_of(settings)
         spent = {"inversion": 0.0}
         if inverter is not None:
             detector.inverter = _clocked(inverter, spent, evaluation.backbone.device)
@@ -442,7 +445,12 @@ class Reproduction:
             _wait(evaluation.backbone.device)
             start = time.perf_counter()
             sets = [
-                FeatureSet(part.name, fresh.features(part), image_keys(part.paths), part.labels)
+                FeatureSet(
+                    part.name,
+                    method_features(fresh, part, kind, settings),
+                    image_keys(part.paths),
+                    part.labels,
+                )
                 for part in some
             ]
             _wait(evaluation.backbone.device)
@@ -478,7 +486,14 @@ class Reproduction:
         path = self.out / "cells" / f"{name}.json"
         if not path.is_file() or self.options.fresh:
             detector, inverter = self._detector(cell, evaluation, settings)
-            exhibit = make_exhibit(evaluation, detector, settings, cell.seed, experiment.batch_size)
+            exhibit = make_exhibit(
+                evaluation,
+                get_method(cell.entry.method),
+                detector,
+                settings,
+                cell.seed,
+                experiment.batch_size,
+            )
             _flush(inverter)
             write_text(path, json.dumps(exhibit | {"of": cell.coordinates}, indent=1))
         return {"cell": name, "of": cell.coordinates}
@@ -590,8 +605,8 @@ def _observed(detector, id_set, ood, seed: int, batch_size: int):
     parts: list[list[np.ndarray]] = []
     for begin in range(0, len(keys), batch_size):
         rows = slice(begin, begin + batch_size)
-        score = detector.step(features[rows], keys[rows]).score
-        id_logits, negative_logits = text_logits(detector, features[rows])
+        score = detector.step(features[..., rows, :], keys[rows]).score
+        id_logits, negative_logits = text_logits(detector, features[..., rows, :])
         parts.append([t.cpu().numpy() for t in (score, id_logits.amax(1), _top(negative_logits))])
     back = np.argsort(order)
     return tuple(np.concatenate(column)[back] for column in zip(*parts, strict=True))

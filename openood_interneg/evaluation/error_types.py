@@ -50,6 +50,8 @@ def error_rates(
 def text_logits(detector: Detector, features: Tensor) -> tuple[Tensor, Tensor]:
     """ID logits (B, C) and negative logits (B, n) by which a detector judges images now.
 
+    Of features (V, B, D) of views or patches these are the image's own, the first.
+
     Columns of the negatives: the space's negatives in their order, then InterNeg's bank, best
     first. AdaNeg's are those of its adapted proxies. A method without negatives has n = 0.
     """
@@ -58,6 +60,7 @@ def text_logits(detector: Detector, features: Tensor) -> tuple[Tensor, Tensor]:
     texts = torch.cat([space.labels, space.negatives])
     if isinstance(detector, InterNeg):
         texts = torch.cat([texts, detector.bank.features])
+    features = features.reshape(-1, *features.shape[-2:])[0]
     every = features @ texts.t() * scale
     if isinstance(detector, AdaNeg) and detector._rows:
         every[:, detector._active] = detector._proxy_cosine(features) * scale

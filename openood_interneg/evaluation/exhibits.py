@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from openood_interneg.detectors.base import Detector
+from openood_interneg.detectors.method import Method
 from openood_interneg.evaluation.datasets import ImageList
 from openood_interneg.evaluation.error_types import text_logits
 from openood_interneg.evaluation.protocols import mixed_order
@@ -28,20 +29,21 @@ BANK = 8
 WORDS = 12
 
 
-def make_exhibit(evaluation, detector: Detector, settings, seed: int, batch_size: int) -> dict:
+def make_exhibit(
+    evaluation, method: Method, detector: Detector, settings, seed: int, batch_size: int
+) -> dict:
     """Streams, examples and words of one method on one benchmark.
 
     Args:
-        evaluation: an `Evaluation`. detector: fitted. settings: of the detector.
+        evaluation: an `Evaluation`. detector: fitted, of the method. settings: of the detector.
     """
     id_list = evaluation.benchmark.test
-    id_set = evaluation.feature_set(id_list)
+    id_set, ood_sets = evaluation.method_sets(method, settings)
     sets = {}
-    for images in evaluation.benchmark.ood:
-        ood = evaluation.feature_set(images)
+    for images, ood in zip(evaluation.benchmark.ood, ood_sets, strict=True):
         order = mixed_order(len(id_set), len(ood), seed)
         at = torch.from_numpy(order)
-        features = torch.cat([id_set.features, ood.features])[at]
+        features = torch.cat([id_set.features, ood.features], dim=-2)[..., at, :]
         keys = torch.cat([id_set.keys, ood.keys])[at]
         stream, score = _stream(detector, features, keys, order < len(id_set), batch_size)
         score = score[np.argsort(order)]
@@ -63,7 +65,7 @@ def _stream(detector: Detector, features: Tensor, keys: Tensor, is_id: np.ndarra
     scores = []
     for begin in range(0, len(keys), size):
         rows = slice(begin, begin + size)
-        score = detector.step(features[rows], keys[rows]).score.cpu().numpy()
+        score = detector.step(features[..., rows, :], keys[rows]).score.cpu().numpy()
         own = is_id[rows]
         stream["seen"].append(min(begin + size, len(keys)))
         stream["bank"].append(len(getattr(detector, "bank", ())))
@@ -98,7 +100,7 @@ class _Shown:
         """One image: thumbnail, score, and its five best labels and negatives by softmax."""
         images = self.lists[side]
         id_logits, negative_logits = text_logits(
-            self.detector, self.features[side][index : index + 1]
+            self.detector, self.features[side][..., index : index + 1, :]
         )
         every = torch.cat([id_logits, negative_logits], dim=1)[0].softmax(dim=0)
         classes = id_logits.shape[1]

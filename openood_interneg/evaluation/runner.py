@@ -31,7 +31,7 @@ from openood_interneg.evaluation.protocols import (
 )
 from openood_interneg.evaluation.space import Progress, SpaceSource
 from openood_interneg.evaluation.store import Store, digest
-from openood_interneg.evaluation.views import patch_features, view_features
+from openood_interneg.evaluation.views import method_features
 from openood_interneg.negatives.inversion import image_keys
 from openood_interneg.negatives.proxies import sample_per_class
 from openood_interneg.settings import SettingsError, TextSpaceSettings, as_mapping
@@ -133,7 +133,8 @@ class Evaluation:
         """Features of a test or OOD set, encoded at the first call.
 
         Args:
-            kind: what a method's features are of (`Method.input`). settings: of that method.
+            kind: what a method's features are of. settings: of that method. `method_sets` gives
+                the sets that a method takes.
         """
         # By what the images are, never by what the set is called.
         key = (images.digest, kind)
@@ -141,17 +142,18 @@ class Evaluation:
             key += (settings.views, settings.view_seed)
         if key not in self._features:
             with self._timed("images" if kind == "image" else kind):
-                if kind == "views":
-                    features = view_features(
-                        self.images, images, settings.views, settings.view_seed
-                    )
-                elif kind == "patches":
-                    features = patch_features(self.images, images)
-                else:
-                    features = self.images.features(images)
+                features = method_features(self.images, images, kind, settings)
             self._features[key] = features
         keys = image_keys(images.paths)
         return FeatureSet(images.name, self._features[key], keys, images.labels)
+
+    def method_sets(
+        self, method: Method, settings: TextSpaceSettings
+    ) -> tuple[FeatureSet, list[FeatureSet]]:
+        """The ID set and the OOD sets with the features that a method takes."""
+        kind = method.features_of(settings)
+        id_set = self.feature_set(self.benchmark.test, kind, settings)
+        return id_set, [self.feature_set(images, kind, settings) for images in self.benchmark.ood]
 
     def inverter(self, settings) -> StoredInverter:
         """The stored inverter of some settings."""
@@ -191,9 +193,7 @@ class Evaluation:
             raise SettingsError(f"protocol is {protocol!r}; choose one of {', '.join(PROTOCOLS)}")
         if hasattr(settings, "seed"):
             settings = replace(settings, seed=seed)
-        kind = "image" if getattr(settings, "score", "") == "mcm" else method.input
-        id_set = self.feature_set(self.benchmark.test, kind, settings)
-        ood_sets = [self.feature_set(images, kind, settings) for images in self.benchmark.ood]
+        id_set, ood_sets = self.method_sets(method, settings)
         with self._timed("text space"):
             space = self.source.space_for(method, settings)
             inverter = self.inverter(settings) if method.inverts else None

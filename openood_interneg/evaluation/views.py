@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from openood_interneg.detectors.method import FeatureKind
 from openood_interneg.evaluation.datasets import ImageList
 from openood_interneg.evaluation.features import FeatureSource
 from openood_interneg.evaluation.images import ImageError, ImageFiles, read_rgb
 from openood_interneg.negatives.inversion import image_key
-from openood_interneg.settings import SettingsError
+from openood_interneg.settings import SettingsError, TextSpaceSettings
 from openood_interneg.vlm.patches import encode_with_patches
 from openood_interneg.vlm.views import ViewMaker, views
 
@@ -101,6 +102,21 @@ def patch_features(source: FeatureSource, images: ImageList) -> Tensor:
         parts.append(part)
         source.progress(f"{images.name}, patches", len(pixels), len(images))
     return torch.cat(parts, dim=1)
+
+
+def method_features(
+    source: FeatureSource, images: ImageList, kind: FeatureKind, settings: TextSpaceSettings
+) -> Tensor:
+    """Features of a set of images as a method takes them: (n, D), (V, n, D) or (1 + P, n, D).
+
+    Args:
+        kind: what they are of (`Method.features_of`). settings: of that method.
+    """
+    if kind == "views":
+        return view_features(source, images, settings.views, settings.view_seed)
+    if kind == "patches":
+        return patch_features(source, images)
+    return source.features(images)
 
 
 def _raise_first(errors) -> None:

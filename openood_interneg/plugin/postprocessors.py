@@ -243,10 +243,10 @@ class DetectorPostprocessor(BasePostprocessor):
         backbone = as_clip(net, self._names()).clip
         if data.dim() == 2:
             return data.to(backbone.device)
-        whole = getattr(self.settings, "score", "") == "mcm"  # a method's variant without patches
-        if self.method.input == "views":
+        kind = self.method.features_of(self.settings)
+        if kind == "views":
             return encode_views(backbone, data, keys, self.settings)
-        if self.method.input == "patches" and not whole:
+        if kind == "patches":
             return encode_patches(backbone, data)
         if isinstance(net, nn.DataParallel):
             with torch.no_grad():
