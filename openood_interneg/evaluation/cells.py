@@ -8,9 +8,9 @@ protocol, seed), so experiments share cells, and an interrupted run continues wh
 from __future__ import annotations
 
 import copy
-import json
 import os
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -46,7 +46,8 @@ from openood_interneg.evaluation.provenance import (
 )
 from openood_interneg.evaluation.report import versions
 from openood_interneg.evaluation.runner import Evaluation
-from openood_interneg.evaluation.store import Store, atomic_path, digest, write_text
+from openood_interneg.evaluation.sealed import file_digest, read_sealed, write_sealed
+from openood_interneg.evaluation.store import Store, atomic_path, digest
 from openood_interneg.evaluation.views import method_features
 from openood_interneg.negatives.inversion import image_keys
 from openood_interneg.settings import InternegError, SettingsError, TextSpaceSettings, as_mapping
@@ -327,11 +328,8 @@ class Reproduction:
         evaluation = self.evaluation(cell.part, self.backbone(cell.backbone), experiment.preprocess)
         name = digest(self._key(experiment, cell, evaluation, settings))
         path = self.out / "cells" / f"{name}.json"
-        if path.is_file() and not self.options.fresh:
-            try:
-                return json.loads(path.read_text(encoding="utf-8")), True
-            except ValueError:
-                path.unlink()  # not ours, or cut short by a full disk
+        if not self.options.fresh and (kept := self._kept(path)) is not None:
+            return kept, True
         start, before = time.perf_counter(), dict(evaluation.results.seconds)
         run = {
             "table": self._scores,
@@ -350,8 +348,26 @@ class Reproduction:
             "seconds": round(seconds, 3),
             "stages": _stages(before, evaluation.results.seconds, seconds),
         }
-        write_text(path, json.dumps(result, indent=1))
-        return result, False
+        if (scores := path.with_suffix(".npz")).is_file():
+            result["scores"] = file_digest(scores)
+        return write_sealed(path, result), False
+
+    @staticmethod
+    def _kept(path: Path) -> dict[str, Any] | None:
+        """A finished cell as it was written, with its scores; None where it must be computed."""
+        kept = read_sealed(path)
+        if kept is None:
+            return None
+        if kept.get("cell") != path.stem:
+            warnings.warn(f"{path} is another cell; it is not used", stacklevel=2)
+            return None
+        scores = path.with_suffix(".npz")
+        if kept.get("scores") != (file_digest(scores) if "scores" in kept else None):
+            warnings.warn(
+                f"{scores} is damaged or missing; its cell is computed anew", stacklevel=2
+            )
+            return None
+        return kept
 
     def _scores(self, experiment, cell, evaluation, settings, name) -> dict[str, Any]:
         before = len(evaluation.results.rows)
@@ -484,7 +500,7 @@ class Reproduction:
         settings = self.settings(experiment, cell)
         name = digest(["exhibit", self._key(experiment, cell, evaluation, settings)])
         path = self.out / "cells" / f"{name}.json"
-        if not path.is_file() or self.options.fresh:
+        if self.options.fresh or read_sealed(path) is None:
             detector, inverter = self._detector(cell, evaluation, settings)
             exhibit = make_exhibit(
                 evaluation,
@@ -495,7 +511,7 @@ class Reproduction:
                 experiment.batch_size,
             )
             _flush(inverter)
-            write_text(path, json.dumps(exhibit | {"of": cell.coordinates}, indent=1))
+            write_sealed(path, exhibit | {"of": cell.coordinates})
         return {"cell": name, "of": cell.coordinates}
 
     def _provenance(self, experiment: Experiment, cells: Sequence[Cell]) -> dict[str, Any]:

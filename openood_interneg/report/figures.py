@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 from openood_interneg.evaluation import plots
 from openood_interneg.evaluation.error_types import GAMMAS
 from openood_interneg.evaluation.experiments import Experiment
+from openood_interneg.evaluation.sealed import file_digest, read_sealed
 from openood_interneg.report.tables import STAGES, Table, arrow, set_name
 
 
@@ -116,6 +117,12 @@ class _Artist:
             same = all(cell[k] == self.ran[0][k] for k in ("backbone", "point", "seed"))
             path = self.cells / f"{cell['cell']}.npz"
             if not same or not path.is_file():
+                continue
+            if cell.get("scores") not in (None, file_digest(path)):
+                warnings.warn(
+                    f"{path} is damaged, and its curves are left out; run the experiment again",
+                    stacklevel=2,
+                )
                 continue
             with np.load(path) as arrays:
                 for name in cell["sets"]:
@@ -267,7 +274,7 @@ def load_exhibit(result: Mapping[str, Any], cells: Path) -> dict[str, Any] | Non
     if not result.get("exhibit"):
         return None
     path = cells / f"{result['exhibit']['cell']}.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return read_sealed(path)
 
 
 def _panel(height: float = 2.7):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from openood_interneg.evaluation.experiments import Experiment, list_experiments, load_experiment
+from openood_interneg.evaluation.sealed import read_sealed, write_sealed
 from openood_interneg.evaluation.store import atomic_path, write_text
 from openood_interneg.report.figures import Drawn, draw_figures, load_exhibit
 from openood_interneg.report.tables import (
@@ -82,17 +83,19 @@ def write_result(out: Path, experiment: Experiment, result: Mapping[str, Any]) -
     table = build_table(experiment, result)
     path = folder / f"{experiment.id}.json"
     write_text(folder / f"{experiment.id}.yml", experiment.text)
-    write_text(path, json.dumps(dict(result) | {"figures": table.plain()}, indent=1))
+    write_sealed(path, dict(result) | {"figures": table.plain()})
     return path
 
 
 def write_report(out: Path) -> Report:
     """Builds the report of all results in `out/experiments`: HTML, Markdown, LaTeX, CSV, JSON.
 
-    Figures go to `out/figures` as SVG and PNG; they are in the page, too.
+    Figures go to `out/figures` as SVG and PNG; they are in the page, too. A damaged or edited
+    result is left out with a warning.
     """
     out = Path(out)
-    report = Report([_section(out, path) for path in _results(out)])
+    results = [(path, read_sealed(path)) for path in _results(out)]
+    report = Report([_section(out, path, found) for path, found in results if found is not None])
     for section in report.sections:
         name = section.experiment.id
         write_text(out / "tables" / f"{name}.tex", latex(section))
@@ -121,9 +124,8 @@ def _results(out: Path) -> list[Path]:
     )
 
 
-def _section(out: Path, path: Path) -> Section:
+def _section(out: Path, path: Path, result: dict[str, Any]) -> Section:
     experiment = load_experiment(path.with_suffix(".yml"))
-    result = json.loads(path.read_text(encoding="utf-8"))
     table = build_table(experiment, result)
     figures = draw_figures(experiment, result, table, out / "cells")
     return Section(experiment, result, table, figures, load_exhibit(result, out / "cells"))
