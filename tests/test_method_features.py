@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from openood_interneg.demo.world import write_benchmark
+from openood_interneg.demo.benchmark import write_benchmark
 from openood_interneg.detectors.cover import CoVer, CoVerSettings
 from openood_interneg.detectors.mcm import MCM, MCMSettings
 from openood_interneg.detectors.registry import get_method, list_methods
