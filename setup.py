@@ -34,8 +34,9 @@ setup(
     },
     include_package_data=False,
     install_requires=[
-        "torch>=2.4.1",
-        "torchvision>=0.19.1",
+        # Before 2.6 a crafted file runs code under weights_only=True (CVE-2025-32434).
+        "torch>=2.6",
+        "torchvision>=0.21",
         "open_clip_torch>=2.30.0",
         "nltk>=3.9.1",
         "numpy>=1.26.4",

@@ -115,6 +115,16 @@ def test_contrast_keeps_means(pixels):
     np.testing.assert_allclose(view.std((0, 1)), 0.3 * pixels.std((0, 1)), atol=1e-5)
 
 
+def test_contrast_hits_the_levels_of_a_computation_in_float64():
+    rng = np.random.default_rng(0)
+    levels = np.clip(rng.normal(rng.uniform(60, 200), 50, (224, 224, 3)), 0, 255).astype(np.uint8)
+    exact = levels / 255.0
+    mean = exact.mean((0, 1), keepdims=True)
+    expected = np.uint8(np.clip((exact - mean) * 0.4 + mean, 0, 1) * 255)
+    view = ViewMaker(("contrast-1",), jpeg=0)(Image.fromarray(levels), 0)[0]
+    np.testing.assert_array_equal(np.asarray(view), expected)
+
+
 def test_defocus_against_a_direct_convolution(pixels):
     line = np.arange(-8, 9)
     disc = (line[:, None] ** 2 + line**2 <= 9).astype(float)

@@ -338,6 +338,17 @@ def test_clipn_tower(backbone, source, tmp_path):
         make_space(source, tmp_path, "clipn", content, tau=0.5, **values)
 
 
+def test_clipn_takes_the_authors_prompt_file(backbone, source, tmp_path):
+    (tmp_path / "prompt.txt").write_text('"a photo of a {}."\n"a blurry photo of a {}."\n')
+    tensors = no_tower(backbone, seed=3)
+    file = str(tmp_path / "prompt.txt")
+    space, _ = make_space(source, tmp_path, "clipn", tensors, label_prompt=file)
+    written = ('"a photo of a {}."', '"a blurry photo of a {}."')
+    names = source.class_names
+    close(space.labels, backbone.encode_prompts(names, written))
+    close(space.extra["no"], no_features(backbone, tensors, names, written))
+
+
 # ---- patches -------------------------------------------------------------------------------
 
 

@@ -215,7 +215,8 @@ def no_features(
     """Features of names under CLIPN's "no" tower, averaged over templates.
 
     At test time the mean of the learned `prompt_no` is added at every position. That is the same
-    as adding it to the positional embedding, so the tower is a plain CLIP text tower.
+    as adding it to the positional embedding, so the tower is a plain CLIP text tower. The authors
+    average the lines of a prompt file of their own: see `CLIPNSettings`.
 
     Returns:
         (len(names), D) float32 unit rows on the backbone's device.
