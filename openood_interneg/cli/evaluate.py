@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Optional
 
-import torch
 import typer
 from rich.measure import Measurement
 
@@ -28,15 +27,11 @@ from openood_interneg.cli.baselines import check_openood_methods, run_openood_me
 from openood_interneg.cli.console import console, progress_bars, say
 from openood_interneg.cli.options import plan_methods, split_baselines
 from openood_interneg.evaluation.datasets import load_benchmark
-from openood_interneg.evaluation.report import (
-    narrow_table,
-    results_table,
-    versions,
-    write_results,
-)
+from openood_interneg.evaluation.provenance import run_record
+from openood_interneg.evaluation.report import narrow_table, results_table, write_results
 from openood_interneg.evaluation.runner import Evaluation
 from openood_interneg.evaluation.store import Store, default_root
-from openood_interneg.settings import SettingsError, as_mapping
+from openood_interneg.settings import SettingsError
 from openood_interneg.vlm.backbones import load_backbone
 from openood_interneg.vlm.device import pick_device
 
@@ -142,32 +137,6 @@ def evaluate(
         say(f"results in {out}", quiet)
 
 
-def run_record(evaluation, plans, seeds, protocol, batch_size, bench, limit) -> dict[str, Any]:
-    """What a run was, for run.json."""
-    clip = evaluation.backbone
-    return {
-        "benchmark": {"source": str(bench), "name": evaluation.benchmark.name, "limit": limit},
-        "backbone": {
-            "name": clip.name,
-            "weights": clip.digest,
-            "precision": clip.precision,
-            "device": device_name(clip.device),
-            "preprocess": evaluation.images.preprocess.key(),
-        },
-        "protocol": protocol,
-        "seeds": seeds,
-        "batch_size": batch_size,
-        "fpr": "FPR@95: OOD is positive (OpenOOD's); FPR@95(ID+): ID is positive",
-        "settings": {method.name: as_mapping(chosen) for method, chosen in plans},
-        "images": {
-            images.name: images.digest
-            for images in (evaluation.benchmark.test, *evaluation.benchmark.ood)
-        },
-        "seconds": dict(evaluation.results.seconds),
-        "versions": versions(),
-    }
-
-
 def parse_seeds(text: str) -> list[int]:
     """`0,1,2` -> [0, 1, 2].
 
@@ -183,10 +152,3 @@ def parse_seeds(text: str) -> list[int]:
     if len(set(seeds)) < len(seeds):
         raise SettingsError(f"--seeds is {text!r}; a seed that stands twice is no second run")
     return seeds
-
-
-def device_name(device: torch.device) -> str:
-    """Name of the device as figures should state it."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type}, {torch.get_num_threads()} threads"

@@ -7,17 +7,22 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from openood_interneg.evaluation.datasets import Benchmark, ImageList
 from openood_interneg.evaluation.report import versions
+from openood_interneg.evaluation.store import digest
 from openood_interneg.negatives.corpus import Corpus, load_corpus
-from openood_interneg.settings import SettingsError
+from openood_interneg.settings import SettingsError, TextSpaceSettings, as_mapping
+
+if TYPE_CHECKING:
+    from openood_interneg.detectors.method import Method
+    from openood_interneg.evaluation.runner import Evaluation
 
 FPR = "FPR@95: OOD is positive (OpenOOD's); FPR@95(ID+): ID is positive"
 
@@ -67,6 +72,7 @@ def describe_benchmark(benchmark: Benchmark) -> dict[str, Any]:
     return {
         "name": benchmark.name,
         "classes": len(benchmark.class_names),
+        "class_names": digest(benchmark.class_names),
         "lists": {
             name: {"images": len(images), "digest": list_digest(images)}
             for name, images in sets.items()
@@ -80,9 +86,53 @@ def corpus(source: str) -> Corpus:
     return load_corpus(source)
 
 
+def describe_corpus(source: str) -> dict[str, Any]:
+    """Name, size and digest of the words of a corpus."""
+    words = corpus(source)
+    return {"name": words.name, "words": len(words), "digest": words.digest}
+
+
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions, commit and device of this process."""
     return {"versions": versions(), "git_commit": git_commit(), "device": device_name(device)}
+
+
+def run_record(
+    evaluation: Evaluation,
+    plans: Sequence[tuple[Method, TextSpaceSettings]],
+    seeds: Sequence[int],
+    protocol: str,
+    batch_size: int,
+    bench: str | Path,
+    limit: int | None,
+) -> dict[str, Any]:
+    """What a run of `interneg eval` was, for run.json.
+
+    Args:
+        plans: methods with their settings. bench: as it was given. limit: images per set, or None.
+    """
+    clip, benchmark = evaluation.backbone, evaluation.benchmark
+    return {
+        "benchmark": {"source": str(bench), "limit": limit} | describe_benchmark(benchmark),
+        "backbone": {
+            "name": clip.name,
+            "weights": clip.digest,
+            "precision": clip.precision,
+            "preprocess": evaluation.images.preprocess.key(),
+        },
+        "protocol": protocol,
+        "seeds": list(seeds),
+        "batch_size": batch_size,
+        "fpr": FPR,
+        "settings": {method.name: as_mapping(chosen) for method, chosen in plans},
+        "corpora": {
+            method.name: describe_corpus(chosen.corpus)
+            for method, chosen in plans
+            if "negatives" in method.needs and chosen.negatives != "none"
+        },
+        "images": {images.name: images.digest for images in (benchmark.test, *benchmark.ood)},
+        "seconds": dict(evaluation.results.seconds),
+    } | environment(clip.device)
 
 
 # ---- comparing -----------------------------------------------------------------------------
