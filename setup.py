@@ -43,6 +43,7 @@ setup(
         "scipy>=1.11.4",
         "scikit-learn>=1.4.2",
         "safetensors>=0.4.3",
+        "filelock>=3.13.1",
         "pyyaml>=6.0.1",
         "pillow>=10.3.0",
         "tqdm>=4.66.5",

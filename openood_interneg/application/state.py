@@ -11,16 +11,22 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from openood_interneg.evaluation.store import StoreError, read_tensors, write_tensors
 
 FORMAT, VERSION = "openood-interneg state", 1
+STALE = 600.0  # seconds: no writer takes so long
 
 # name -> (dtype, sizes); letters stand for sizes that must agree
 _FLOAT, _INT = torch.float32, torch.int64
@@ -99,10 +105,52 @@ def write_state(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, An
         raise StateError(f"cannot write the state {path}: {error}") from error
 
 
-def sweep(path: Path) -> None:
-    """Removes what writers of this state that were killed while they wrote have left."""
-    for leftover in Path(path).parent.glob(f".{Path(path).name}.*.tmp"):
-        leftover.unlink(missing_ok=True)
+@contextmanager
+def claimed(path: Path | None) -> Iterator[None]:
+    """Holds a state for one run: until the block ends nobody else can claim it.
+
+    The claim is a lock on a hidden file beside the state. The system drops it with the process
+    that holds it, so a killed run leaves none. On entry, what writers that were killed while they
+    wrote have left is swept.
+
+    Args:
+        path: the state's file, whether it is there or not; None claims nothing.
+
+    Raises:
+        StateError: another run holds it, or the folder cannot be written.
+    """
+    if path is None:
+        yield
+        return
+    target = Path(os.path.realpath(Path(path).expanduser()))
+    lock = FileLock(target.with_name(f".{target.name}.lock"), timeout=0)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise StateError(
+            f"the state {path} is in use by another run; wait for its end, or give this run a "
+            "state of its own"
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        raise StateError(f"cannot claim the state {path}: {error}") from error
+    try:
+        sweep(target)
+        yield
+    finally:
+        lock.release()
+
+
+def sweep(path: Path, age: float = STALE) -> None:
+    """Removes what writers of this state that were killed while they wrote have left.
+
+    A writer that lives touched its file less than `age` seconds ago.
+    """
+    target = Path(os.path.realpath(path))
+    for leftover in target.parent.glob(f".{escape(target.name)}.*.tmp"):
+        with suppress(OSError):
+            if time.time() - leftover.stat().st_mtime >= age:
+                leftover.unlink()
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -22,7 +22,7 @@ from rich.markup import escape
 
 from openood_interneg.application.detector import InterNegDetector, Scored
 from openood_interneg.application.id_images import labelled_images
-from openood_interneg.application.state import StateError, sweep
+from openood_interneg.application.state import StateError, claimed
 from openood_interneg.cli.arguments import (
     BackboneName,
     Config,
@@ -154,10 +154,8 @@ def score(
         cache=False if no_cache else cache_dir or True,
         **as_mapping(chosen),
     )
-    with progress_bars(quiet) as progress:
+    with claimed(state), progress_bars(quiet) as progress:
         resume = state is not None and state.exists()
-        if state is not None:
-            sweep(state)
         if resume:
             detector.load(state, class_names=classes, id_images=id_images)
             if gamma is not None and detector.gamma != gamma:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -55,14 +56,18 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary sibling that becomes `path` when the block ends without an exception."""
+    """A temporary sibling that becomes `path` when the block ends without an exception.
+
+    A file that is there keeps its permissions, and a link stays one: its target is replaced.
+    """
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's 0600 is for secrets
+        os.chmod(temporary, _mode(path))  # mkstemp's 0600 is for secrets
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -219,6 +224,14 @@ class Store:
         """The entry of a key; nothing is created until a shard is written."""
         name = digest([kind, key, rows, shard_rows])
         return Entry(self.root / kind / name, key, rows, shard_rows)
+
+
+def _mode(path: Path) -> int:
+    """Permissions of the file that `path` is, or that a new file gets."""
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        return 0o666 & ~_umask()
 
 
 def _umask() -> int:
