@@ -443,7 +443,28 @@ def test_local_prompt_by_loops(space, top):
         masses = [m for p in patches for m in softmax(cosines(p, texts), 0.3)[:CLASSES]]
         best = sorted(masses)[-top:]
         assert score[b].item() == pytest.approx(max(own) + sum(best) / len(best), abs=1e-6)
-        assert pred[b].item() == int(np.argmax(own))
+    assert pred.shape == (6,)
+
+
+@pytest.mark.parametrize("top", [1, 3, 1000])
+@pytest.mark.parametrize("tau", [0.05, 1.0])
+def test_local_prompt_predicts_by_global_and_local_prompts(space, top, tau):
+    local = unit(CLASSES, SIZE, seed=6)
+    views = unit(6, 40, SIZE, seed=5)
+    settings = LocalPromptSettings(tau=tau, top=top)
+    detector = LocalPrompt(settings).fit(replace(space, extra={"local": local}))
+    pred = detector.step(views).pred
+    expected = []
+    for b in range(40):
+        whole, *patches = (h.double().numpy() for h in views[:, b])
+        product = []
+        for i in range(CLASSES):
+            near = sorted(math.exp(cosines(p, local)[i] / tau) for p in patches)[-top:]
+            product.append(math.exp(cosines(whole, space.labels)[i]) * sum(near) / len(near))
+        expected.append(int(np.argmax(product)))
+    assert pred.tolist() == expected
+    alone = (views[0] @ space.labels.t()).argmax(dim=1)
+    assert (alone != torch.tensor(expected)).any()  # the local prompts do decide
 
 
 def test_negprompt_by_loops(space):

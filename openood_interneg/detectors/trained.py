@@ -218,7 +218,13 @@ class LocalPrompt(Detector):
             {\sum_i e^{\cos(h_p, l_i) / T} + \sum_j e^{\cos(h_p, n_j) / T}}
 
     e_i are plain prompts of the labels, l_i learned local ones (`extra["local"]`, (C, D)), n_j
-    learned negative ones; the top k are taken over patches and classes. Source: arXiv 2409.04796.
+    learned negative ones; the top k are taken over patches and classes. The class comes from both
+    kinds of prompts, the global cosine without a temperature, as in the authors' code:
+
+    .. math:: \arg\max_i \; e^{\cos(h, e_i)} \cdot \frac{1}{k} \operatorname{top}_k
+        e^{\cos(h_p, l_i) / T}, \quad \text{the top k over the patches of each class.}
+
+    Source: arXiv 2409.04796.
     """
 
     def __init__(self, settings: LocalPromptSettings | None = None):
@@ -236,7 +242,10 @@ class LocalPrompt(Detector):
         local = patches @ self._texts.t() / settings.tau  # (B, P, C + k)
         mass = local.log_softmax(dim=2)[..., :classes].flatten(1)  # (B, P C)
         best = mass.topk(min(settings.top, mass.shape[1]), dim=1).values.exp().mean(dim=1)
-        return Scores(cosine.argmax(dim=1), max_softmax(cosine / settings.tau) + best)
+        count = min(settings.top, local.shape[1])
+        nearest = local[..., :classes].topk(count, dim=1).values  # (B, k, C), of each class
+        pred = (cosine + nearest.logsumexp(dim=1)).argmax(dim=1)
+        return Scores(pred, max_softmax(cosine / settings.tau) + best)
 
 
 def local_prompt_space(source: Any, settings: LocalPromptSettings) -> TextSpace:
