@@ -146,8 +146,10 @@ class InterNegSettings(TextSpaceSettings):
     tau: float = setting(1.0, "temperature: logits are logit_scale * cosine / tau", low=1e-6)
     groups: int = setting(1, "G, groups over which the score is averaged", low=1)
     beta: float = setting(0.35, "an image that scores below is high-confidence OOD", low=0, high=1)
-    bank: Literal["inter", "intra", "none"] = setting(
-        "inter", "extra negatives: inversions (inter), image features (intra), or none"
+    bank: Literal["inter", "intra", "image", "none"] = setting(
+        "inter",
+        "extra negatives: inversions filtered by their distance (inter) or by their image's "
+        "(intra), image features (image), or none",
     )
     bank_capacity: int = setting(2000, "K, largest number of extra negatives", low=0)
     update: Literal["batch", "sample"] = setting(
@@ -161,6 +163,11 @@ class InterNegSettings(TextSpaceSettings):
         "imagenet80", "prompts around the pseudo-token: imagenet80, photo, or a template"
     )
     seed: int = setting(0, "seed of the pseudo-tokens and of the drawn templates", low=0)
+
+    @property
+    def inverts(self) -> bool:
+        """Whether the bank is made of inversions, so that an inverter is needed."""
+        return self.bank in ("inter", "intra") and self.bank_capacity > 0
 
 
 S = TypeVar("S", bound=Settings)

@@ -1,6 +1,7 @@
 """Bank and stream: properties, and Algorithm 1 line by line."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -210,9 +211,32 @@ def test_no_bank_equals_neglabel_on_the_same_negatives():
     assert torch.equal(a[0], b.pred)
 
 
-def test_intra_modal_bank_keeps_image_features():
+@pytest.mark.parametrize("update", ["sample", "batch"])
+def test_intra_modal_bank_keeps_inversions_that_are_filtered_image_to_image(update):
     features, keys = stream()
-    model = detector(inverter=None, bank="intra")
+    model = detector(bank="intra", update=update)
+    run(model, features, keys, 8)
+    space, bank = model.space, model.bank
+    assert len(bank) > 0 and model.inverted >= len(bank)
+    torch.testing.assert_close(bank.features, rotate(features[bank.keys], bank.keys))
+    images = features[bank.keys].double()
+    for image, deviation in zip(images, bank.deviation, strict=True):
+        gaps = (space.image_base.double() - space.proxies.double() @ image).tolist()
+        assert min(gaps) > 0
+        assert deviation.item() == pytest.approx(sum(gaps), abs=1e-5)
+    assert bank.deviation.tolist() == sorted(bank.deviation.tolist(), reverse=True)
+
+
+def test_intra_modal_bank_needs_an_inverter():
+    with pytest.raises(DetectorError, match="bank 'intra' inverts images"):
+        detector(inverter=None, bank="intra")
+    with pytest.raises(DetectorError, match="bank 'intra' needs image proxies"):
+        detector(bank="intra", space=replace(make_space(), image_base=None))
+
+
+def test_bank_of_image_features_keeps_them_under_a_name_of_its_own():
+    features, keys = stream()
+    model = detector(inverter=None, bank="image")
     run(model, features, keys, 8)
     assert len(model.bank) > 0
     for row, key in zip(model.bank.features, model.bank.keys, strict=True):

@@ -199,7 +199,7 @@ class InterNegDetector(Saved):
                 stacklevel=3,
             )
         inverter: Inverter | None = None
-        if settings.bank == "inter" and settings.bank_capacity:
+        if settings.inverts:
             inverter = live_inverter(self.backbone, settings)
         return ProtectedInterNeg(settings, inverter, self.protections).fit(space)
 

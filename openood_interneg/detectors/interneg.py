@@ -37,13 +37,15 @@ class InterNeg(Detector):
     letter: image by image, and only an image whose inversion was admitted is scored again, so
     results do not depend on how the stream is cut into batches.
 
-    The ablation's intra-modal bank (Table 3, "Intra ENT") keeps the image features themselves;
-    they must be farther from every proxy than the class's own ID images are on average.
+    The ablation's intra-modal bank (Table 3, "Intra ENT": `bank: intra`) keeps inversions, too,
+    but both the criterion and the deviation that ranks them compare image with image: h itself
+    must be farther from every proxy than the class's own ID images are on average. `bank: image`
+    is ours: the same filter, and the image features themselves are kept.
 
     Args:
         settings: hyper-parameters.
-        inverter: (h, keys) -> unit rows; needed for `bank: inter`. A live inversion, a look-up
-            of stored ones, or any other map.
+        inverter: (h, keys) -> unit rows; needed for `bank: inter` and `bank: intra`. A live
+            inversion, a look-up of stored ones, or any other map.
     """
 
     def __init__(self, settings: InterNegSettings | None = None, inverter: Inverter | None = None):
@@ -54,14 +56,16 @@ class InterNeg(Detector):
 
     def _fit(self, space: TextSpace) -> None:
         settings = self.settings
-        if settings.bank == "inter" and self.inverter is None and settings.bank_capacity:
+        if settings.inverts and self.inverter is None:
             raise DetectorError(
-                "bank 'inter' inverts images and needs an inverter; pass one, or set bank: none"
+                f"bank '{settings.bank}' inverts images and needs an inverter; pass one, or set "
+                "bank: none"
             )
-        if settings.bank == "inter" and (space.proxies is None or space.base is None):
-            raise DetectorError("bank 'inter' needs image proxies; give ID images, or bank: none")
-        if settings.bank == "intra" and (space.proxies is None or space.image_base is None):
-            raise DetectorError("bank 'intra' needs ID images; give some, or set bank: none")
+        floor = space.base if settings.bank == "inter" else space.image_base
+        if settings.bank != "none" and (space.proxies is None or floor is None):
+            raise DetectorError(
+                f"bank '{settings.bank}' needs image proxies; give ID images, or set bank: none"
+            )
         capacity = 0 if settings.bank == "none" else settings.bank_capacity
         # Labels, negatives, then the bank's rows where they lie: nothing is copied as it grows.
         fixed = len(space.labels) + len(space.negatives)
@@ -70,7 +74,7 @@ class InterNeg(Detector):
         self._texts[:fixed] = torch.cat([space.labels, space.negatives])
         self._bank_rows = self._texts[fixed:]
         self.bank = NegativeBank(capacity, dim, space.device)
-        self._floor = space.base if settings.bank == "inter" else space.image_base
+        self._floor = floor
 
     def reset(self) -> None:
         """Empties the bank."""
@@ -232,14 +236,13 @@ class InterNeg(Detector):
 
     def _candidates(self, features: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Extra negatives of gated images: embeddings (n, D), criterion (n,), deviation (n,)."""
-        space = self.space
-        if self.settings.bank == "intra":
-            embeddings = features
-        else:
+        proxies, embeddings = self.space.proxies, features
+        if self.settings.inverts:
             self.inverted += len(features)
             embeddings = self.inverter(features, keys)
-        good = criterion_margin(embeddings, space.proxies, self._floor) < 0
-        return embeddings, good, deviation_degree(embeddings, space.proxies, self._floor)
+        compared = embeddings if self.settings.bank == "inter" else features
+        good = criterion_margin(compared, proxies, self._floor) < 0
+        return embeddings, good, deviation_degree(compared, proxies, self._floor)
 
 
 METHOD = Method(
