@@ -54,6 +54,25 @@ class TestRealbench100:
         compare(reference, evaluations, realbench, "realbench100", negatives)
 
 
+def test_the_banks_of_the_ablation_stand_in_the_published_order(evaluations, realbench):
+    """No bank < intra-modal < inter-modal, as in Table 3; image features are worse than none."""
+    evaluation, means = evaluations("realbench10"), {}
+    for bank in ("none", "image", "intra", "inter"):
+        settings = get_method("interneg").make_settings(
+            {
+                "corpus": str(realbench / "corpus" / "wordnet31.csv"),
+                "proxy_select": "first",
+                "negatives": "intra",
+                "bank": bank,
+            }
+        )
+        rows = evaluation.run("interneg", settings, seed=0)
+        sets = [row["AUROC"] for row in rows if row["dataset"] not in ("nearood", "farood")]
+        means[bank] = sum(sets) / len(sets)
+    expected = {"none": 91.9, "image": 86.0, "intra": 93.3, "inter": 94.8}
+    assert means == pytest.approx(expected, abs=0.3)
+
+
 def compare(reference, evaluations, realbench, bench: str, negatives: int) -> None:
     """All methods and seeds of one setting against the reference."""
     case = f"{bench}/M={negatives}"

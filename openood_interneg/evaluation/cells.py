@@ -197,7 +197,7 @@ class Reproduction:
         return [
             Cell(part, backbone, entry, point, seed)
             for backbone in options.backbones or experiment.backbones
-            for part in experiment.parts
+            for part in experiment.parts_for(options.substitute)
             for point in points
             for entry in experiment.methods
             for seed in options.seeds or experiment.seeds
@@ -278,7 +278,8 @@ class Reproduction:
 
     def _full_size(self, experiment: Experiment) -> int:
         options = self.options
-        runs = len(options.backbones or experiment.backbones) * len(experiment.parts)
+        runs = len(options.backbones or experiment.backbones)
+        runs *= len(experiment.parts_for(options.substitute))
         runs *= len(experiment.methods) * len(options.seeds or experiment.seeds)
         return runs * len(experiment.points)
 
@@ -637,7 +638,7 @@ def _top(values: torch.Tensor) -> torch.Tensor:
 def availability(experiment: Experiment, options: Options) -> dict[str, str]:
     """What an experiment needs and whether it is there: need -> "there" or what is missing."""
     out: dict[str, str] = {}
-    for part in experiment.parts:
+    for part in experiment.parts_for(options.substitute):
         name = options.substitute or Path(part.benchmark).stem
         try:
             _, benchmark = part_benchmark(

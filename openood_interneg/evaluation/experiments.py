@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from openood_interneg.detectors.registry import get_method
 from openood_interneg.evaluation.datasets import (
@@ -25,7 +24,8 @@ from openood_interneg.evaluation.datasets import (
     load_benchmark,
 )
 from openood_interneg.negatives.proxies import sample_per_class
-from openood_interneg.settings import SettingsError
+from openood_interneg.settings import SettingsError, shown
+from openood_interneg.vlm.text_files import parse_yaml, read_text
 
 KINDS = ("table", "sweep", "errors", "ratios", "timing")
 COORDINATES = ("part", "backbone", "point", "method")
@@ -51,7 +51,8 @@ class Part:
 
     Attributes:
         name: how rows or columns call it. benchmark: shipped name, or a YAML file beside the
-            experiments. sets: which OOD sets are used, near, far or all.
+            experiments. sets: which OOD sets are used: near, far or all, or the name of a single
+            one; a part of a single set is left out where substituted data do not have it.
         settings: method -> settings that differ from the method's preset in this part.
         proxies_from_test: this many images of each class of the test set become the image
             proxies, and the rest is tested; 0 takes the training list.
@@ -83,12 +84,16 @@ class Point:
 
 @dataclass(frozen=True)
 class Published:
-    """One published row: its labels, its figures by column and metric, where it stands."""
+    """One published row: its labels, its figures by column and metric, where it stands.
+
+    Attributes:
+        fpr: the positive class of its FPR@95, "ood" or "id"; empty where the row has none.
+    """
 
     row: tuple[str, ...]
     values: Mapping[str, Mapping[str, float | None]]
     group: str = ""
-    fpr: str = "id"
+    fpr: str = ""
     source: str = ""
 
 
@@ -120,6 +125,14 @@ class Experiment:
     notes: tuple[str, ...] = ()
     images: int = 0  # timing: images measured per OOD set
     text: str = field(default="", repr=False)  # the file, kept beside results
+
+    def parts_for(self, substitute: str | None) -> tuple[Part, ...]:
+        """The parts that are run; of substituted data those that do not name a set of the paper.
+
+        Args:
+            substitute: the benchmark that stands in for the paper's, or None.
+        """
+        return tuple(part for part in self.parts if part.sets in SETS or substitute is None)
 
     @property
     def family(self) -> str:
@@ -162,14 +175,13 @@ def load_experiment(source: str | Path) -> Experiment:
             known = ", ".join(list_experiments())
             raise SettingsError(f"unknown experiment '{text}'; {hint}known: {known}")
     try:
-        text = path.read_text(encoding="utf-8")
-        block = yaml.safe_load(text)
-        if not isinstance(block, dict):
-            raise TypeError("it must map names to values")
+        text = read_text(path, SettingsError)
+        block = parse_yaml(text, path.name, SettingsError)
         return replace(_experiment(path.stem, block), text=text)
     except SettingsError as error:
-        raise SettingsError(f"{path.name}: {error}") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, KeyError, ValueError) as error:
+        named = path.name in str(error)
+        raise SettingsError(str(error) if named else f"{path.name}: {error}") from error
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
         reason = f"no key {error}" if isinstance(error, KeyError) else str(error)
         raise SettingsError(f"{path} is not an experiment: {reason}") from error
 
@@ -210,7 +222,13 @@ def _published(group: Mapping[str, Any], metrics: Sequence[str]) -> list[Publish
             str(column): dict(zip(order, numbers[i * width : (i + 1) * width], strict=True))
             for i, column in enumerate(columns)
         }
-        fpr = row.get("fpr", group.get("fpr", "id"))
+        fpr = row.get("fpr", group.get("fpr", ""))
+        rates = [figures.get("FPR@95") for figures in values.values()]
+        if fpr not in ("ood", "id") and (fpr or any(rate is not None for rate in rates)):
+            raise ValueError(
+                f"published row {labels} has fpr {shown(fpr)}; say which class is positive in its "
+                "FPR@95, fpr: ood or fpr: id (docs/protocols.md)"
+            )
         out.append(Published(labels, values, group.get("group", ""), fpr, group["source"]))
     return out
 
@@ -238,7 +256,8 @@ def _check(experiment: Experiment) -> None:
     for column in experiment.columns:
         one_of(column, COLUMNS, "columns")
     for part in experiment.parts:
-        one_of(part.sets, SETS, "sets")
+        if not isinstance(part.sets, str) or not part.sets:
+            one_of(part.sets, (*SETS, "the name of a set"), "sets")
     for entry in experiment.methods:
         get_method(entry.method)
     for part in experiment.parts:
@@ -268,10 +287,12 @@ def part_benchmark(
         whole = limited(whole, limit)
     else:
         whole = load_benchmark(source, data_root, limit=limit)
-    near = whole.near if part.sets in ("near", "all") else ()
-    far = whole.far if part.sets in ("far", "all") else ()
+    near = tuple(images for images in whole.near if part.sets in ("near", "all", images.name))
+    far = tuple(images for images in whole.far if part.sets in ("far", "all", images.name))
     if not near + far:
-        raise BenchmarkError(f"benchmark '{whole.name}' has no {part.sets} OOD set")
+        known = ", ".join(images.name for images in whole.ood)
+        kind = f"{part.sets} OOD set" if part.sets in SETS else f"OOD set '{part.sets}'"
+        raise BenchmarkError(f"benchmark '{whole.name}' has no {kind}; it has {known}")
     return whole, replace(whole, near=near, far=far)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -86,10 +87,11 @@ class _Artist:
                 if len(rows) < 2:
                     continue
                 values = [self.table.at(row, column, metric) for row in rows]
+                other = "; † published with ID positive" if any(v.mark for v in values) else ""
                 figure, ax = _panel(height=0.8 + 0.27 * len(rows))
                 plots.paired_bars(
                     ax,
-                    [" · ".join(row) for row in rows],
+                    [" · ".join(row) + value.mark for row, value in zip(rows, values, strict=True)],
                     [value.mean for value in values],
                     [value.published for value in values],
                     [self._row_colour(row) for row in rows],
@@ -99,7 +101,7 @@ class _Artist:
                 self.add(
                     figure,
                     f"bars_{_slug(column)}_{_slug(metric)}",
-                    f"{column}, {metric}: ours (bars) and published (diamonds)",
+                    f"{column}, {metric}: ours (bars) and published (diamonds){other}",
                     f"Bars of {metric} per row of the table, column {column}",
                 )
 
@@ -207,8 +209,9 @@ class _Artist:
     def ratios(self) -> None:
         """AUROC and FPR over ID:OOD ratios."""
         points = [point.label for point in self.experiment.points]
-        column = self.experiment.parts[0].name
-        for metric in self.experiment.metrics:
+        parts = [part.name for part in self.experiment.parts]
+        columns = [name for name in parts if any(cell["part"] == name for cell in self.ran)]
+        for column, metric in itertools.product(columns, self.experiment.metrics):
             lines = {}
             for entry in self.experiment.methods:
                 found = [self.table.at((point, entry.label), column, metric) for point in points]
@@ -222,9 +225,9 @@ class _Artist:
             ax.legend(frameon=False)
             self.add(
                 figure,
-                f"ratios_{_slug(metric)}",
-                f"{metric} over the ratio of ID to OOD images",
-                f"{metric} over the ratio of ID to OOD images, one line per method",
+                f"ratios_{_slug(column)}_{_slug(metric)}",
+                f"{column}: {metric} over the ratio of ID to OOD images",
+                f"{column}: {metric} over the ratio of ID to OOD images, one line per method",
             )
 
     def timing(self) -> None:

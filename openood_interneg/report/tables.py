@@ -11,6 +11,11 @@ import numpy as np
 
 from openood_interneg.evaluation.experiments import Experiment
 
+POSITIVE = {"ood": "OOD positive", "id": "ID positive"}
+CONVENTION = (
+    "FPR@95: OOD is the positive class, in ours and in published figures without a mark. "
+    "† Published with ID as the positive class: the difference uses ours in that convention."
+)
 LOWER_IS_BETTER = {"FPR@95", "FPR@95(ID+)", "seconds", "Max-OOD", "Sum-OOD"}
 STAGES = ("seconds", "reading and encoding", "scoring", "inversion")
 
@@ -21,6 +26,7 @@ class Value:
 
     Attributes:
         mean, std, seeds: ours; None where nothing ran. published: as printed.
+        published_fpr: the positive class of a published FPR@95, "ood" or "id"; else empty.
         difference: ours minus published, in the convention of the published row.
         other: ours in that convention, where it is not the table's.
         rank, published_rank: 1 best, 2 second best of the column, else 0.
@@ -34,11 +40,17 @@ class Value:
     std: float | None = None
     seeds: int = 0
     published: float | None = None
+    published_fpr: str = ""
     source: str = ""
     difference: float | None = None
     other: float | None = None
     rank: int = 0
     published_rank: int = 0
+
+    @property
+    def mark(self) -> str:
+        """A dagger where the published figure is of the other convention than the column."""
+        return "†" if self.metric == "FPR@95" and self.published_fpr == "id" else ""
 
     def plain(self) -> dict[str, Any]:
         """For JSON and CSV."""
@@ -50,6 +62,7 @@ class Value:
             "std": _round(self.std),
             "seeds": self.seeds,
             "published": self.published,
+            "published_convention": POSITIVE.get(self.published_fpr, ""),
             "difference": _round(self.difference),
             "ours_in_published_convention": _round(self.other),
             "source": self.source,
@@ -107,8 +120,9 @@ def build_table(experiment: Experiment, result: Mapping[str, Any]) -> Table:
             for metric, number in figures.items():
                 value = Value(published.row, column, metric, published.group)
                 value.published, value.source = number, published.source
+                if number is not None and metric == "FPR@95":
+                    value.published_fpr = published.fpr
                 table.values[published.row, column, metric] = value
-    conventions = {p.row: p.fpr for p in experiment.published}
     for (row, column, metric), numbers in ours.items():
         if metric not in metrics:
             continue
@@ -119,7 +133,7 @@ def build_table(experiment: Experiment, result: Mapping[str, Any]) -> Table:
         if value.published is None:
             continue
         compared = value.mean
-        if metric == "FPR@95" and conventions.get(row) == "id":
+        if value.mark:
             compared = value.other = float(np.mean(ours[row, column, "FPR@95(ID+)"]))
         value.difference = compared - value.published
     _order(table)

@@ -15,6 +15,7 @@ from openood_interneg.evaluation.sealed import read_sealed, write_sealed
 from openood_interneg.evaluation.store import atomic_path, write_text
 from openood_interneg.report.figures import Drawn, draw_figures, load_exhibit
 from openood_interneg.report.tables import (
+    CONVENTION,
     Table,
     Value,
     arrow,
@@ -61,8 +62,8 @@ class Section:
 
     @property
     def conventions(self) -> bool:
-        """Whether a difference was taken in the other convention of FPR@95."""
-        return any(value.other is not None for value in self.table.values.values())
+        """Whether the table has published figures of FPR@95, whose conventions must be told."""
+        return any(value.published_fpr for value in self.table.values.values())
 
 
 @dataclass(frozen=True)
@@ -155,10 +156,7 @@ def markdown(section: Section, figures: bool = True) -> str:
         "published. Bold: best of ours, underlined: second best.",
     ]
     if section.conventions:
-        lines.append(
-            "† Published with ID as the positive class: the difference uses ours in that "
-            "convention."
-        )
+        lines.append(CONVENTION)
     lines += [f"- {note}" for note in experiment.notes]
     if figures:
         lines += ["", *(f"![{f.alt}](figures/{f.name}.svg)" for f in section.figures)]
@@ -174,9 +172,8 @@ def _markdown_cell(value: Value | None) -> str:
     ours = f"**{ours}**" if value.rank == 1 else f"<u>{ours}</u>" if value.rank == 2 else ours
     if value.published is None:
         return ours
-    published = number(value.published, value.metric)
-    dagger = "†" if value.other is not None else ""
-    gap = f"; {signed(value.difference, value.metric)}{dagger}" if ours else ""
+    published = number(value.published, value.metric) + value.mark
+    gap = f"; {signed(value.difference, value.metric)}{value.mark}" if ours else ""
     return f"{ours} ({published}{gap})".strip()
 
 
@@ -195,7 +192,9 @@ def latex(section: Section) -> str:
         r"\setlength{\belowcaptionskip}{6pt}",
         rf"\caption{{{_tex(experiment.title)}."
         + "".join(f" {_tex(w)}" for w in section.warnings[:1])
-        + r" Bold and underline: best and second best; small print: published figures.}",
+        + r" Bold and underline: best and second best; small print: published figures."
+        + (f" {_tex(CONVENTION)}" if section.conventions else "")
+        + "}",
         rf"\begin{{tabular}}{{{'l' * labels}{'r' * width * len(table.columns)}}}",
         r"\toprule",
     ]
@@ -233,7 +232,8 @@ def _tex_ours(value: Value | None) -> str:
 
 def _tex_published(value: Value | None) -> str:
     text = number(value.published, value.metric) if value is not None else ""
-    return rf"{{\scriptsize {text}}}" if text else ""
+    mark = r"$^\dagger$" if text and value.mark else ""
+    return rf"{{\scriptsize {text}{mark}}}" if text else ""
 
 
 def _tex_arrow(metric: str) -> str:
@@ -252,6 +252,7 @@ _TEX = {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "−": "$-$",
+    "†": r"$^\dagger$",
     "±": r"$\pm$",
     "β": r"$\beta$",
     "·": r"$\cdot$",
@@ -275,6 +276,7 @@ def csv_text(section: Section) -> str:
         "std",
         "seeds",
         "published",
+        "published_convention",
         "difference",
         "ours_in_published_convention",
         "source",
@@ -303,7 +305,7 @@ def html(report: Report) -> str:
     )
     environment.filters.update(number=number, signed=signed, arrow=arrow, share=_share)
     return environment.get_template("report.html").render(
-        sections=report.sections, not_paper=NOT_PAPER, json=_pretty
+        sections=report.sections, not_paper=NOT_PAPER, convention=CONVENTION, json=_pretty
     )
 
 
