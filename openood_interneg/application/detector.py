@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +32,7 @@ from openood_interneg.application.id_images import (
 )
 from openood_interneg.application.saving import Saved
 from openood_interneg.application.state import StateError, chained
+from openood_interneg.application.turns import Mode, Turn, Turns
 from openood_interneg.detectors.base import DetectorError, Inverter, Scores, TextSpace
 from openood_interneg.detectors.protections import ProtectedInterNeg, ProtectionSettings
 from openood_interneg.evaluation.images import (
@@ -88,8 +88,10 @@ class InterNegDetector(Saved):
         preprocess: "clip" (the model's own) or "openood_vlm".
         batch_size: images that are encoded, and with `update="batch"` scored, together.
         gamma: images that score below are unknown; or call `calibrate`.
-        threads: what to do where several threads add to the stream: "refuse", since scores would
-            depend on who comes first, or "arrival", one call after the other as they come.
+        threads: what to do with an update that comes while another call, or a stream that has not
+            ended, is updating: "refuse" it, since scores would depend on who comes first, or
+            "arrival", one after the other as they come. Calls that do not overlap are always
+            accepted, whichever threads make them.
         protections: limits on what the stream may do to the bank (`ProtectionSettings`).
         reading: limits and rules for images (`Reading`).
         cache: keep text features on disk: True in the usual place, a folder, or False.
@@ -110,7 +112,7 @@ class InterNegDetector(Saved):
         preprocess: str = "clip",
         batch_size: int = 32,
         gamma: float | None = None,
-        threads: Literal["refuse", "arrival"] = "refuse",
+        threads: Mode = "refuse",
         protections: ProtectionSettings | Mapping[str, Any] | None = None,
         reading: Reading | None = None,
         cache: bool | str | Path = True,
@@ -130,7 +132,9 @@ class InterNegDetector(Saved):
             self.settings.bank == "none" or not self.settings.bank_capacity
         ):
             raise SettingsError("protections protect the bank, and the settings have no bank")
-        self.batch_size, self.threads = batch_size, threads
+        self.batch_size = batch_size
+        self._turns = Turns(threads)
+        self._lock = self._turns.lock
         self.reading = reading or Reading()
         self._preprocess_name = preprocess
         self._backbone = backbone if isinstance(backbone, Backbone) else None
@@ -138,7 +142,6 @@ class InterNegDetector(Saved):
         self._store = Store(None if cache is False else default_root() if cache is True else cache)
         self._transform: Callable[[Image.Image], Tensor] | None = None
         self._detector: ProtectedInterNeg | None = None
-        self._lock = threading.RLock()
         self._digests: dict[str, str] = {}
         self._proxy_keys: set[int] = set()
         self._guard: Tensor | None = None
@@ -300,7 +303,12 @@ class InterNegDetector(Saved):
         self, features: Tensor, keys: Tensor | None = None, *, update: bool = True
     ) -> Scores:
         """As `score` for unit image features (n, D), with the images' keys (n,) int64."""
-        detector = self._fitted()
+        self._fitted()
+        with self._updating("another call of score_features", update) as turn:
+            return self._score_features(features, keys, turn)
+
+    def _score_features(self, features: Tensor, keys: Tensor | None, turn: Turn | None) -> Scores:
+        """Scores under a turn, or without one: then nothing is remembered."""
         features = features.to(self.space.device, torch.float32)
         if keys is None:
             keys = torch.zeros(len(features), dtype=torch.int64)
@@ -308,8 +316,9 @@ class InterNegDetector(Saved):
             raise DetectorError(f"{len(features)} features come with {len(keys)} keys")
         if len(features) == 0:
             return Scores(keys, features.new_zeros(0))
-        with self._turn() if update else self._lock:
-            if not update:
+        with self._lock if turn is None else self._turns.used(turn):
+            detector = self._fitted()
+            if turn is None:
                 return _finite(detector.peek(features))
             self._may_watch()
             parts = [
@@ -325,16 +334,16 @@ class InterNegDetector(Saved):
 
     def _scores(self, images: Any, update: bool) -> tuple[np.ndarray, np.ndarray]:
         self._fitted()
-        if update:
-            self._may_update()
-        sources = as_sources(images)
-        if not sources:
-            return np.zeros(0, np.int64), np.zeros(0, np.float32)
-        features, keys = self._encode(sources)
-        pred, score = self.score_features(features, keys, update=update)
+        with self._updating("another call of score or predict", update) as turn:
+            sources = as_sources(images)
+            if not sources:
+                return np.zeros(0, np.int64), np.zeros(0, np.float32)
+            features, keys = self._encode(sources)
+            pred, score = self._score_features(features, keys, turn)
         return pred.cpu().numpy(), score.cpu().numpy()
 
     def _threshold(self) -> float:
+        self._fitted()
         if self._gamma is None:
             raise DetectorError(
                 "there is no threshold yet; call calibrate(id_images) with ID images that are not "
@@ -392,20 +401,26 @@ class InterNegDetector(Saved):
         self._threshold()
         if on_error not in ("skip", "stop"):
             raise SettingsError(f"on_error is {on_error!r}; choose one of skip, stop")
+        return self._streamed(images, on_error, resume, workers)
+
+    def _streamed(
+        self, images: Iterable[Any], on_error: str, resume: bool, workers: int
+    ) -> Iterator[list[Scored]]:
         iterator, device = iter(images), self.space.device
-        with self._turn():
-            if resume:
-                self._skip(iterator)
-            else:
-                self.begun, self._names = self.position, ""
-        with ThreadPoolExecutor(workers) if workers else nullcontext() as pool:
-            do = pool.map if pool else map
-            batches = iter(lambda: list(itertools.islice(iterator, self.batch_size)), [])
-            overlap = None if isinstance(images, Sequence) else False
-            for batch, found in encoded_ahead(
-                batches, lambda batch: self._encode_readable(batch, do), device, overlap=overlap
-            ):
-                yield self._stream_batch(batch, *found, on_error)
+        with self._updating("another stream") as turn:
+            with self._turns.used(turn):
+                if resume:
+                    self._skip(iterator)
+                else:
+                    self.begun, self._names = self.position, ""
+            with ThreadPoolExecutor(workers) if workers else nullcontext() as pool:
+                do = pool.map if pool else map
+                batches = iter(lambda: list(itertools.islice(iterator, self.batch_size)), [])
+                overlap = None if isinstance(images, Sequence) else False
+                for batch, found in encoded_ahead(
+                    batches, lambda batch: self._encode_readable(batch, do), device, overlap=overlap
+                ):
+                    yield self._stream_batch(batch, *found, on_error, turn)
 
     def _skip(self, iterator: Iterator[Any]) -> None:
         count = self.position - self.begun
@@ -425,14 +440,14 @@ class InterNegDetector(Saved):
             )
 
     def _stream_batch(
-        self, batch: list[Any], features: Tensor | None, found: list, on_error: str
+        self, batch: list[Any], features: Tensor | None, found: list, on_error: str, turn: Turn
     ) -> list[Scored]:
         names = [_name(source, self.position + i) for i, source in enumerate(batch)]
         for place, entry in enumerate(found):
             if isinstance(entry, str) and on_error == "stop":
                 raise ImageError(f"{entry} (position {self.position + place} of the stream)")
         keys = torch.tensor([e for e in found if not isinstance(e, str)], dtype=torch.int64)
-        with self._turn():
+        with self._turns.used(turn):
             self._may_watch()
             gamma, classes = self._threshold(), self.class_names
             rows: Iterator[tuple[int, float]] = iter(())
@@ -488,30 +503,20 @@ class InterNegDetector(Saved):
 
     # ---- threads ---------------------------------------------------------------------------
 
-    def _may_update(self) -> None:
-        detector = self._fitted()
-        if detector.bank.capacity == 0:
-            return  # nothing to remember, nothing to disturb
-        if os.getpid() != self._process:
-            raise DetectorError(
-                "this detector was copied into another process, where its bank would go its own "
-                "way; save and load it there, or score with update=False"
-            )
-        here = threading.get_ident()
-        if self.threads == "refuse" and self._owner not in (None, here):
-            raise DetectorError(
-                "another thread feeds this detector's stream, and scores would depend on who comes "
-                "first; score with update=False, or give each thread its own detector, or accept "
-                "the order of arrival with threads='arrival'"
-            )
+    @property
+    def threads(self) -> str:
+        """What happens to updates that overlap: "refuse" or "arrival"."""
+        return self._turns.mode
 
     @contextmanager
-    def _turn(self) -> Iterator[None]:
-        """One update at a time, by the thread that the stream belongs to."""
-        with self._lock:
-            self._may_update()
-            self._owner = threading.get_ident()
-            yield
+    def _updating(self, what: str, update: bool = True) -> Iterator[Turn | None]:
+        """Holds the turn; None without `update`."""
+        if not update:
+            yield None
+        else:
+            # Without a bank there is nothing to remember, and nobody to disturb.
+            with self._turns.held(what, self._fitted().bank.capacity > 0) as turn:
+                yield turn
 
     def __getstate__(self):
         raise DetectorError(
@@ -574,6 +579,7 @@ class InterNegDetector(Saved):
         Raises:
             DetectorError: `calibrate` was not called.
         """
+        self._fitted()
         with self._lock:
             if self._guard is None:
                 raise DetectorError("there are no calibration images; call calibrate first")
@@ -587,6 +593,7 @@ class InterNegDetector(Saved):
         Raises:
             DetectorError: `calibrate` was not called.
         """
+        self._fitted()
         with self._lock:
             if self._guard is None or self._gamma is None:
                 raise DetectorError("there are no calibration images; call calibrate first")
@@ -628,14 +635,14 @@ class InterNegDetector(Saved):
         self.note: dict[str, Any] = {}  # what a caller keeps in the state
         self.begun, self._names = 0, ""  # where the present input began, digest of its names
         self._warned = False  # that gamma has become too strict
-        self._owner: int | None = None  # the thread that feeds the stream
-        self._process = os.getpid()
+        self._turns.restart()
 
     def explain(self, image: Any, top: int = 5) -> Explanation:
         """Which texts and which bank entries decide an image's score; nothing is remembered.
 
         The shares are of the softmax over all labels, negatives and bank entries (G = 1).
         """
+        self._fitted()
         (source,) = as_sources(image)
         features, _ = self._encode([source])
         with self._lock:
