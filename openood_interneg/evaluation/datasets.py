@@ -6,20 +6,22 @@ and `ood_dataset` (nearood, farood). Image lists hold one `path label` per line,
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import os
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from openood_interneg.settings import InternegError
 from openood_interneg.vlm.classnames import KNOWN_CLASS_NAMES, class_names
+from openood_interneg.vlm.text_files import read_yaml
 
 
 class BenchmarkError(InternegError, ValueError):
@@ -112,17 +114,26 @@ class Benchmark:
         """
         sets = [self.test, *self.ood] + ([chosen_train] if chosen_train is not None else [])
         for images in sets:
-            if len(images) == 0:
-                raise BenchmarkError(f"the image list of '{images.name}' is empty")
-            missing = images.missing()
-            if missing:
-                some = "\n  ".join(str(path) for path in missing[:10])
-                more = f"\n  ... and {len(missing) - 10} more" if len(missing) > 10 else ""
-                raise BenchmarkError(
-                    f"{len(missing)} of {len(images)} images of '{images.name}' are not there:\n"
-                    f"  {some}{more}\nPut them there, or point --data-root to the folder that "
-                    "holds OpenOOD's data"
-                )
+            check_images(images)
+
+
+def check_images(images: ImageList) -> None:
+    """Looks for every image of a list.
+
+    Raises:
+        BenchmarkError: an empty list; or the first 10 missing files and how many there are.
+    """
+    if len(images) == 0:
+        raise BenchmarkError(f"the image list of '{images.name}' is empty")
+    missing = images.missing()
+    if missing:
+        some = "\n  ".join(str(path) for path in missing[:10])
+        more = f"\n  ... and {len(missing) - 10} more" if len(missing) > 10 else ""
+        raise BenchmarkError(
+            f"{len(missing)} of {len(images)} images of '{images.name}' are not there:\n"
+            f"  {some}{more}\nPut them there, or point --data-root to the folder that "
+            "holds OpenOOD's data"
+        )
 
 
 RESERVED_SET_NAMES = ("nearood", "farood", "near mean", "far mean", "id", "train", "test", "csid")
@@ -183,9 +194,27 @@ def load_benchmark(
         BenchmarkError: unknown name, unreadable YAML, absent or malformed image list, labels
             that do not fit the class names.
     """
-    config, origin = _read_yaml(source)
-    try:
+    config, origin = read_source(source)
+    return read_benchmark(config, origin, data_root, limit=limit)
+
+
+def read_benchmark(
+    config: Mapping[str, Any],
+    origin: Path,
+    data_root: str | Path | None = None,
+    *,
+    limit: int | None = None,
+) -> Benchmark:
+    """`load_benchmark` of a YAML that was read already; `origin` is its file."""
+    with schema_errors(origin):
         return _Reader(config, origin, data_root, limit).benchmark()
+
+
+@contextlib.contextmanager
+def schema_errors(origin: Path) -> Iterator[None]:
+    """A key that is absent, or of another kind, is an error about the file it is absent from."""
+    try:
+        yield
     except (KeyError, TypeError, AttributeError) as error:
         raise BenchmarkError(
             f"{origin} is not a benchmark in OpenOOD's schema: {type(error).__name__}: {error}; "
@@ -193,11 +222,77 @@ def load_benchmark(
         ) from error
 
 
+def data_folder(origin: Path, data_root: str | Path | None = None) -> Path:
+    """What the relative paths of a dataset YAML are relative to: the one rule for every reader.
+
+    The folder that was given; or else the folder of the file itself; or else, for a file in
+    `configs/datasets/` (this package's, or those of a checkout of OpenOOD), `./data`.
+    """
+    if data_root is not None:
+        return Path(data_root).expanduser()
+    parents = [folder.name for folder in Path(origin).absolute().parents]
+    openoods = ("datasets", "configs") in itertools.pairwise(parents)
+    return Path("data") if openoods else Path(origin).parent
+
+
+def place(text: str, root: Path) -> Path:
+    """A path of a dataset YAML: './data/x' and 'x' are 'root/x', '/x' stays.
+
+    Raises:
+        TypeError: no text.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"a path is {text!r}; write it as text")
+    parts = Path(text).parts
+    return root.joinpath(*parts[1:]) if parts[:1] == ("data",) else root / text
+
+
+def declared_class_names(block: Mapping[str, Any], origin: Path) -> tuple[str, ...]:
+    """Class names of a `dataset` block: a list, a known set, or a text file beside the YAML.
+
+    Raises:
+        BenchmarkError: none of these; another number than `num_classes`.
+    """
+    source = block.get("class_names", block["name"])
+    if isinstance(source, (list, tuple)):
+        names = tuple(str(name) for name in source)
+    elif source in KNOWN_CLASS_NAMES:
+        names = class_names(source)
+    elif isinstance(source, str) and (origin.parent / source).is_file():
+        names = class_names(origin.parent / source)
+    else:
+        raise BenchmarkError(
+            f"{origin}: class_names is {source!r}; give a list, a text file beside the "
+            f"YAML, or one of {', '.join(KNOWN_CLASS_NAMES)}"
+        )
+    wanted = block.get("num_classes")
+    if wanted is not None and wanted != len(names):
+        raise BenchmarkError(
+            f"{origin}: num_classes is {wanted}, but there are {len(names)} class names"
+        )
+    return names
+
+
+def check_labels(images: ImageList | None, num_classes: int) -> None:
+    """Labels of an ID list are those of the class names.
+
+    Raises:
+        BenchmarkError: a label below 0, or beyond the last class name.
+    """
+    if images is None or len(images) == 0:
+        return
+    low, high = int(images.labels.min()), int(images.labels.max())
+    if low < 0 or high >= num_classes:
+        raise BenchmarkError(
+            f"the ID list '{images.name}' has labels from {low} to {high}; with "
+            f"{num_classes} class names they must be 0..{num_classes - 1}"
+        )
+
+
 class _Reader:
     def __init__(self, config: Mapping[str, Any], origin: Path, data_root, limit: int | None):
         self.config, self.origin, self.limit = config, origin, limit
-        shipped = configs_root() in origin.parents
-        self.root = Path(data_root) if data_root else Path("data") if shipped else origin.parent
+        self.root = data_folder(origin, data_root)
 
     def benchmark(self) -> Benchmark:
         block = self.config.get("dataset")
@@ -205,7 +300,7 @@ class _Reader:
             raise BenchmarkError(f"{self.origin} has no 'dataset' block with a 'test' entry")
         ood = self.config.get("ood_dataset") or {}
         name = block["name"]
-        names = self._class_names(block)
+        names = declared_class_names(block, self.origin)
         train = self._images(block["train"], name, None) if "train" in block else None
         benchmark = Benchmark(
             name=name,
@@ -218,7 +313,7 @@ class _Reader:
         if not benchmark.ood:
             raise BenchmarkError(f"{self.origin} names no OOD set (ood_dataset: nearood, farood)")
         for images in (train, benchmark.test):
-            self._check_labels(images, names)
+            check_labels(images, len(names))
         for images in benchmark.ood:
             if (images.labels >= 0).any():
                 raise BenchmarkError(
@@ -226,53 +321,17 @@ class _Reader:
                 )
         return benchmark
 
-    def _class_names(self, block: Mapping[str, Any]) -> tuple[str, ...]:
-        source = block.get("class_names", block["name"])
-        if isinstance(source, list):
-            names = tuple(str(name) for name in source)
-        elif source in KNOWN_CLASS_NAMES:
-            names = class_names(source)
-        elif (self.origin.parent / source).is_file():
-            names = class_names(self.origin.parent / source)
-        else:
-            raise BenchmarkError(
-                f"{self.origin}: class_names is {source!r}; give a list, a text file beside the "
-                f"YAML, or one of {', '.join(KNOWN_CLASS_NAMES)}"
-            )
-        wanted = block.get("num_classes")
-        if wanted is not None and wanted != len(names):
-            raise BenchmarkError(
-                f"{self.origin}: num_classes is {wanted}, but there are {len(names)} class names"
-            )
-        return names
-
-    def _check_labels(self, images: ImageList | None, names: tuple[str, ...]) -> None:
-        if images is None or len(images) == 0:
-            return
-        low, high = int(images.labels.min()), int(images.labels.max())
-        if low < 0 or high >= len(names):
-            raise BenchmarkError(
-                f"the ID list '{images.name}' has labels from {low} to {high}; with "
-                f"{len(names)} class names they must be 0..{len(names) - 1}"
-            )
-
     def _group(self, block: Mapping[str, Any] | None) -> tuple[ImageList, ...]:
         if not block:
             return ()
         return tuple(self._images(block[name], name, self.limit) for name in block["datasets"])
 
     def _images(self, block: Mapping[str, Any], name: str, limit: int | None) -> ImageList:
-        path = self._path(block["imglist_pth"])
-        images = read_image_list(path, self._path(block["data_dir"]), name)
+        path = place(block["imglist_pth"], self.root)
+        images = read_image_list(path, place(block["data_dir"], self.root), name)
         if limit is not None and limit < len(images):
             images = images.subset(np.linspace(0, len(images) - 1, limit).round().astype(int))
         return images
-
-    def _path(self, text: str) -> Path:
-        parts = Path(text).parts
-        if parts and parts[0] == "data":
-            return self.root.joinpath(*parts[1:])
-        return Path(text) if Path(text).is_absolute() else self.root / text
 
 
 def read_image_list(path: Path, folder: Path, name: str) -> ImageList:
@@ -307,7 +366,12 @@ def read_image_list(path: Path, folder: Path, name: str) -> ImageList:
     return ImageList(name, folder, tuple(paths), np.asarray(labels, dtype=np.int64))
 
 
-def _read_yaml(source: str | Path) -> tuple[dict[str, Any], Path]:
+def read_source(source: str | Path) -> tuple[dict[str, Any], Path]:
+    """The YAML of a benchmark, and its file: a shipped name or a file of the user's.
+
+    Raises:
+        BenchmarkError: unknown name, no such file, no valid YAML.
+    """
     text = str(source)
     if text.endswith((".yml", ".yaml")):
         found = [Path(text).expanduser()]
@@ -323,11 +387,5 @@ def _read_yaml(source: str | Path) -> tuple[dict[str, Any], Path]:
             )
     config: dict[str, Any] = {}
     for path in found:
-        try:
-            block = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise BenchmarkError(f"{path} is not valid YAML: {error}") from error
-        if not isinstance(block, dict):
-            raise BenchmarkError(f"{path} is not a mapping of names to values")
-        config |= block
+        config |= read_yaml(path, BenchmarkError)
     return config, found[0]
