@@ -164,6 +164,14 @@ class SlowAdaNeg:
         self.entropy = np.zeros((len(self.texts), slots))
         self.pointer = np.ones(len(self.texts), dtype=int)
         self.window = [1, 0] * 100
+        self.evicted = 0  # images whose entropy was NaN
+
+    def uncertainty(self, p):
+        if self.o.eviction == "half":
+            p = p.astype(np.float16).astype(float)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                return -(p * np.log(p)).sum()
+        return -sum(q * math.log(q) for q in p if q > 0)
 
     def grouped(self, logits):
         z, y = logits[: len(self.e)], logits[len(self.e) :][self.order]
@@ -175,8 +183,9 @@ class SlowAdaNeg:
         if self.pointer[label] < o.capacity:
             slot = self.pointer[label]
             self.pointer[label] += 1
-        elif o.eviction == "entropy" and (value < self.entropy[label]).any():
-            slot = self.entropy[label].argmax()
+        elif o.eviction != "first_come" and (value < self.entropy[label]).any():
+            slot = np.argsort(self.entropy[label], kind="stable")[-1]  # NaN comes last
+            self.evicted += np.isnan(self.entropy[label, slot])
         else:
             return
         self.memory[label, slot], self.entropy[label, slot] = h, value
@@ -204,7 +213,7 @@ class SlowAdaNeg:
             else:
                 continue
             p = softmax(side)
-            self.insert(h, side.argmax() + offset, -sum(q * math.log(q) for q in p if q > 0))
+            self.insert(h, side.argmax() + offset, self.uncertainty(p))
         preds, scores = [], []
         for h, z, s in zip(batch, logits, static, strict=True):
             adapted = []
@@ -245,6 +254,24 @@ def test_adaneg_brute_force(space, stream, options, sample_adaptive):
     if settings.capacity > 1:
         assert used > 3  # the stream does fill memory, and does evict
         assert (slow.pointer == settings.capacity).sum() >= 2
+
+
+def test_adaneg_in_half_precision_forgets_images_of_undefined_entropy_first(space, stream):
+    """NaN replaces nothing, and is replaced as soon as a finite entropy below another comes."""
+    steep = replace(space, logit_scale=22.0)
+    settings = AdaNegSettings(capacity=3, groups=4, gap=0.0, eviction="half")
+    fast, slow = AdaNeg(settings).fit(steep), SlowAdaNeg(steep, settings)
+    for batch in stream.split(16):
+        expected_pred, expected = slow.step(batch)
+        pred, score = fast.step(batch)
+        close(score, expected)
+        assert pred.tolist() == expected_pred
+    kept = fast.state_dict()["entropy"]
+    assert slow.evicted > 0 and kept.isnan().any() and (kept > 0).any()
+    resumed = AdaNeg(settings).fit(steep)
+    resumed.load_state_dict(fast.state_dict())
+    torch.testing.assert_close(resumed.state_dict()["entropy"], kept, equal_nan=True)
+    close(resumed.step(stream[:16]).score, fast.step(stream[:16]).score)
 
 
 def test_adaneg_evictions_differ(space, stream):

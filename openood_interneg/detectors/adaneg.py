@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -41,8 +42,10 @@ class AdaNegSettings(TextSpaceSettings):
     )
     adaptive_gap: bool = setting(False, "widen the gap of the rarer side of the stream")
     gap_window: int = setting(10_000, "pseudo-labels over which the ID share is counted", low=200)
-    eviction: Literal["entropy", "first_come"] = setting(
-        "entropy", "a full label replaces its least certain image, or keeps what came first"
+    eviction: Literal["entropy", "half", "first_come"] = setting(
+        "entropy",
+        "a full label replaces its least certain image, by entropies in float32 or with "
+        "probabilities in half precision (NaN where one underflows), or keeps what came first",
     )
     in_score: Literal["combine", "adaptive", "static", "product"] = setting(
         "combine", "adaptive + lambda static score, one of the two, or their product"
@@ -76,6 +79,12 @@ def entropy(logits: Tensor) -> Tensor:
     """Entropy of the softmax of (B, n) logits, (B,), float32 and finite for any finite logits."""
     log_p = logits.log_softmax(dim=1)
     return -(log_p.exp() * log_p).sum(dim=1)
+
+
+def half_entropy(logits: Tensor) -> Tensor:
+    """`entropy` with probabilities rounded to float16: NaN for a row of which one underflows."""
+    p = logits.softmax(dim=1).half().float()
+    return -(p.log() * p).sum(dim=1)
 
 
 def task_adaptive(memory: Tensor) -> Tensor:
@@ -118,9 +127,14 @@ class AdaNeg(Detector):
     best ID (negative) label. A full label replaces its image of largest entropy by one of
     smaller entropy, the entropy being that of the softmax over the image's own side.
 
-    `eviction: first_come` keeps the first images of a label. The released code behaves so in
-    effect: its fp16 entropies are NaN for most images, and nothing is smaller than NaN. Its last
-    slot stays empty in either case (L - 1 images, not L), which is kept here.
+    The released code works in fp16, where an entropy is NaN as soon as one probability
+    underflows. Over the many negative texts that is most images, over the ID labels few. Nothing
+    is smaller than NaN, so such an image never replaces another; but NaN sorts last, so it is
+    the first to go when one of finite entropy comes that is below any that is kept. `eviction:
+    half` does the same with probabilities rounded to fp16 (logits are not); `eviction:
+    first_come`, which keeps the first images of every label, only approximates it, and for ID
+    labels badly. Their last slot stays empty in any case (L - 1 images, not L), which is kept
+    here.
 
     The adaptive gap (`pseudo_labels`) and `prediction: id` with lambda = 1 are the variant of
     the CIFAR scripts. Labels get memory when their first image comes: the memory in use grows
@@ -198,7 +212,7 @@ class AdaNeg(Detector):
         self._rows = {label: row for row, label in enumerate(labels)}
         self._memory = memory.clone()
         self._gram = memory @ memory.transpose(1, 2)
-        self._entropy = [[v for v in row[1:] if v >= 0] for row in state["entropy"].tolist()]
+        self._entropy = [[v for v in row[1:] if not v < 0] for row in state["entropy"].tolist()]
         self._window.clear()
         self._window.extend(state["window"].tolist())
 
@@ -269,7 +283,8 @@ class AdaNeg(Detector):
                 continue
             side = side[images]
             labels = (side.argmax(dim=1) + offset).tolist()
-            entropies = entropy(side).tolist()
+            measure = half_entropy if settings.eviction == "half" else entropy
+            entropies = measure(side).tolist()
             for image, label, value in zip(images.tolist(), labels, entropies, strict=True):
                 slot = self._slot(label, value)
                 if slot is not None:
@@ -288,9 +303,9 @@ class AdaNeg(Detector):
         if len(kept) < room:
             kept.append(value)
             return len(kept)
-        worst = max(range(room), key=kept.__getitem__)
-        if self.settings.eviction == "first_come" or value >= kept[worst]:
+        if self.settings.eviction == "first_come" or not any(value < other for other in kept):
             return None
+        worst = max(range(room), key=lambda i: (math.isnan(kept[i]), kept[i]))  # NaN sorts last
         kept[worst] = value
         return worst + 1
 

@@ -153,6 +153,11 @@ class TANL(Detector):
 
     Needs `extra["noise"]` (`tanl_space`). Memory is 2 L N numbers.
 
+    The released code shuffles the first rows of both queues without a seed, which decides only
+    which of them leave a full queue first. Here the label texts are shuffled by `seed` and the
+    noise images stay in their order, so runs with different shuffles differ in the noise rows,
+    too, once Q- is full.
+
     Source: the code in OpenOOD-VLM (paper of CVPR 2026), in float32 throughout.
     """
 
