@@ -163,7 +163,7 @@ def test_file_of_names_keeps_order_and_spelling(write):
 
 def test_repeated_names_are_refused_with_their_lines_unless_allowed(write):
     path = write("names.txt", "# two cranes\ncrane\nbird\nCrane\n")
-    with pytest.raises(ClassNameError, match=r"'Crane' \(lines 2 and 4\).*allow_duplicates=True"):
+    with pytest.raises(ClassNameError, match=r"'Crane' \(lines 2 and 4\).*rename one of each"):
         class_names(path)
     assert class_names(path, allow_duplicates=True) == ("crane", "bird", "Crane")
 

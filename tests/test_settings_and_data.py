@@ -192,9 +192,9 @@ ood_dataset:
             ("[cat, dog]", "[cat]", "with 1 class names they must be 0..0"),
             ("[cat, dog]", "nothing.txt", "class_names is 'nothing.txt'"),
             ("  name: mine", "  name: mine\n  num_classes: 3", "num_classes is 3, but there are 2"),
-            ("farood", "middleood", "names no OOD set"),
+            ("farood", "middleood", "a group 'middleood', which nothing reads"),
             ("  test:", "  tests:", "no 'dataset' block with a 'test'"),
-            ("datasets: [far]", "datasets: [near]", "KeyError: 'near'"),
+            ("datasets: [far]", "datasets: [near]", "farood lists 'near', but has no block"),
             ("name: mine", "name: [", "not valid YAML"),
         ],
     )

@@ -15,7 +15,12 @@ from torch import Tensor
 from openood_interneg.application.state import text_digest
 from openood_interneg.detectors.base import DetectorError
 from openood_interneg.evaluation.images import ImageError, as_sources, image_files
-from openood_interneg.vlm.classnames import KNOWN_CLASS_NAMES, ClassNameError, class_names
+from openood_interneg.vlm.classnames import (
+    KNOWN_CLASS_NAMES,
+    ClassNameError,
+    check_class_names,
+    class_names,
+)
 
 UNKNOWN = "unknown"
 
@@ -24,31 +29,20 @@ def checked_names(names: Sequence[str] | str | Path) -> tuple[str, ...]:
     """Class names from a sequence, a file or a known set.
 
     Raises:
-        ClassNameError: none, one that is empty or no text, one that stands twice (but for case
-            and spacing), or "unknown".
+        ClassNameError: names that `check_class_names` refuses, or "unknown".
     """
     if isinstance(names, (str, Path)):
         known = str(names) in KNOWN_CLASS_NAMES
         names = class_names(names)
         if known:
             return names  # ImageNet's own list names two classes twice
-    names = tuple(names)
-    if not names:
-        raise ClassNameError("there are no class names; give at least one")
-    first: dict[str, int] = {}
+    else:
+        names = check_class_names(names)
     for place, name in enumerate(names):
-        if not isinstance(name, str) or not name.strip():
-            raise ClassNameError(f"class name {place} is {name!r}; it must be a non-empty text")
-        form = " ".join(name.casefold().split())
-        if form == UNKNOWN:
+        if name.casefold().strip() == UNKNOWN:
             raise ClassNameError(
                 f"class name {place} is {name!r}, which is what images of no class are called; "
                 "rename the class"
-            )
-        if first.setdefault(form, place) != place:
-            raise ClassNameError(
-                f"class names {first[form]} and {place} are the same: {name!r}; CLIP cannot tell "
-                "them apart, so rename one"
             )
     return names
 

@@ -57,6 +57,9 @@ def evaluate(
     limit: Annotated[
         Optional[int], typer.Option(min=1, help="At most this many images per test set.")  # noqa: UP045
     ] = None,
+    fsood: Annotated[
+        bool, typer.Option("--fsood", help="Count the sets of csid as ID: OpenOOD's full spectrum.")
+    ] = False,
     preprocess: Preprocessing = "clip",
     device: Device = "auto",
     precision: Precision = "fp32",
@@ -78,7 +81,7 @@ def evaluate(
     plans = plan_methods(ours, settings, config, preset) if ours else []
     check_openood_methods(openoods)
     seed_list = parse_seeds(seeds)
-    benchmark = load_benchmark(bench, data_root, limit=limit)
+    benchmark = load_benchmark(bench, data_root, limit=limit, full_spectrum=fsood)
     clip = load_backbone(
         backbone, pretrained=pretrained, device=pick_device(device), precision=precision
     )

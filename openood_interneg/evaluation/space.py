@@ -27,6 +27,7 @@ from openood_interneg.negatives.mining import (
 from openood_interneg.negatives.proxies import base_cosine, image_proxies, sample_per_class
 from openood_interneg.settings import SettingsError, TextSpaceSettings, as_mapping
 from openood_interneg.vlm.backbones import Backbone
+from openood_interneg.vlm.classnames import check_tokens
 from openood_interneg.vlm.prompts import prompt_set
 
 TEXTS_PER_SHARD = 8192
@@ -117,9 +118,15 @@ class SpaceSource:
     # ---- the parts -----------------------------------------------------------------------
 
     def labels(self, prompt: str) -> Tensor:
-        """(C, D) unit text features e_i of the class names."""
+        """(C, D) unit text features e_i of the class names.
+
+        Raises:
+            ClassNameError: names that the tokenizer makes one text of.
+        """
         templates = prompt_set(prompt)
         if templates not in self._labels:
+            # Here, since how much of a name the tokenizer sees depends on the prompt around it.
+            check_tokens(self.class_names, self.backbone.tokenizer, templates)
             self._labels[templates] = torch.cat(
                 list(self.texts(self.class_names, prompt, "labels"))
             )

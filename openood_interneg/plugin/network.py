@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from openood_interneg.settings import InternegError
 from openood_interneg.vlm.backbones import Backbone, Precision, load_backbone
+from openood_interneg.vlm.classnames import check_class_names, check_tokens
 from openood_interneg.vlm.classnames import class_names as read_class_names
 from openood_interneg.vlm.prompts import prompt_set
 
@@ -98,6 +99,7 @@ class ClipZeroShot(ClipHead):
     ):
         names = tuple(class_names)
         if labels is None:
+            check_tokens(names, backbone.tokenizer, prompt_set(prompt))
             labels = backbone.encode_prompts(names, prompt_set(prompt))
         if len(labels) != len(names):
             raise NetworkError(f"{len(names)} class names for {len(labels)} label features")
@@ -213,4 +215,4 @@ def resolve_class_names(source: str | Path | Sequence[str]) -> tuple[str, ...]:
         return _named[source]
     if isinstance(source, (str, Path)):
         return read_class_names(source)
-    return tuple(source)
+    return check_class_names(source)

@@ -132,6 +132,32 @@ def parse_yaml_value(text: str, source: str, error: type[InternegError]) -> Any:
             loader.dispose()
 
 
+def text_value(value: Any, what: str, error: type[InternegError]) -> str:
+    """A name or a path out of YAML, which is a text there and not what YAML made of one.
+
+    Args:
+        value: as the file gave it. what: the name of the value, for the message.
+
+    Raises:
+        error: it is no text, or an empty one.
+    """
+    if not isinstance(value, str):
+        raise error(
+            f"{what} is {shown(value)}, no text: YAML reads yes, no, on and off as truth values, "
+            "null and ~ as nothing, 01 and 2024-05-01 as numbers and dates. Put it in quotes, as "
+            f'in "{_as_written(value)}"'
+        )
+    if not value.strip():
+        raise error(f"{what} is {value!r}; it must be a non-empty text")
+    return value
+
+
+def _as_written(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "null" if value is None else shown(value) if isinstance(value, (int, float)) else "text"
+
+
 def read_json(path: Path, error: type[InternegError]) -> Any:
     """Value in a JSON file.
 
