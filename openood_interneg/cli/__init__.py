@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from openood_interneg.cli.compare import compare
-from openood_interneg.cli.console import guarded
+from openood_interneg.cli.console import ended_tidily, guarded
 from openood_interneg.cli.demo import demo
 from openood_interneg.cli.doctor import doctor
 from openood_interneg.cli.encode import encode
@@ -37,4 +37,5 @@ app.command("doctor")(guarded(doctor))
 
 def main() -> None:
     """Entry point of the console command."""
-    app()
+    with ended_tidily():
+        app()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -52,6 +54,27 @@ def guarded(command: Callable) -> Callable:
             fail(str(error))
 
     return wrapper
+
+
+@contextmanager
+def ended_tidily() -> Iterator[None]:
+    """A request to end (SIGTERM) removes temporary files first, as Ctrl-C does."""
+    process = os.getpid()
+
+    def end(number, frame):
+        if os.getpid() != process:  # a worker that inherited this
+            os._exit(128 + number)
+        raise SystemExit(128 + number)
+
+    try:
+        before = signal.signal(signal.SIGTERM, end)
+    except ValueError:  # not in the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def say(message: str, quiet: bool = False) -> None:

@@ -25,7 +25,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from openood_interneg.evaluation.store import Entry, Store
+from openood_interneg.evaluation.store import Entry, Store, writing
+from openood_interneg.evaluation.stored_files import Layout
 
 T = TypeVar("T")
 
@@ -94,16 +95,24 @@ class SharedEntry(Entry):
 
     def sound(self) -> bool:
         """As `Entry.sound`, with one answer for all; every process must call it."""
-        return self.world.agree(super().sound)
+        return self.world.agree(lambda: Entry.sound(self))
+
+    def verified(self) -> bool:
+        """As `Entry.verified`, with one answer for all; every process must call it."""
+        return self.world.agree(lambda: Entry.sound(self) and not self.missing())
 
     def fill(self, compute: Callable[[list[int]], Iterator[Mapping[str, Tensor]]]) -> None:
         """As `Entry.fill`; every process must call it."""
+        self._compute = compute
         missing = self.world.agree(self.missing)
+        if missing:
+            with writing(self.folder):
+                pass
         mine = self.world.share(missing)
         for shard, tensors in zip(mine, compute(mine) if mine else (), strict=True):
             self.write(shard, tensors)
         self.world.wait()
-        if self.world.rank == 0 and (missing or not self.complete()):
+        if self.world.rank == 0 and (missing or not Entry.sound(self)):
             self.finish()
         self.world.wait()
 
@@ -119,7 +128,14 @@ class SharedStore(Store):
         super().__init__(root)
         self.world = world
 
-    def entry(self, kind: str, key: Mapping[str, Any], rows: int, shard_rows: int) -> Entry:
+    def entry(
+        self,
+        kind: str,
+        key: Mapping[str, Any],
+        rows: int,
+        shard_rows: int,
+        layout: Layout | None = None,
+    ) -> Entry:
         """As `Store.entry`."""
-        plain = super().entry(kind, key, rows, shard_rows)
-        return SharedEntry(self.world, plain.folder, plain.key, plain.rows, plain.shard_rows)
+        folder = super().entry(kind, key, rows, shard_rows).folder
+        return SharedEntry(self.world, folder, key, rows, shard_rows, layout)

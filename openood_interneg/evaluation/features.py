@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader
 
 from openood_interneg.evaluation.datasets import ImageList
 from openood_interneg.evaluation.images import ImageError, ImageFiles
-from openood_interneg.evaluation.space import Progress
-from openood_interneg.evaluation.store import Entry, Store
+from openood_interneg.evaluation.space import Progress, backbone_key
+from openood_interneg.evaluation.store import Entry, Rows, Store
 from openood_interneg.vlm.backbones import Backbone
 from openood_interneg.vlm.preprocess import Preprocess
 
@@ -51,8 +51,7 @@ class FeatureSource:
     def key(self, images: ImageList) -> dict:
         """What decides the features of an image list."""
         return {
-            "weights": self.backbone.digest,
-            "precision": self.backbone.precision,
+            **backbone_key(self.backbone),
             "preprocess": self.preprocess.key(),
             "images": images.digest,
         }
@@ -74,7 +73,8 @@ class FeatureSource:
         Raises:
             ImageError: an image cannot be read; shards finished before it stay.
         """
-        entry = self.store.entry("features", self.key(images), len(images), self.shard_rows)
+        layout = {"features": Rows((self.backbone.embed_dim,), values="unit")}
+        entry = self.store.entry("features", self.key(images), len(images), self.shard_rows, layout)
         entry.fill(lambda shards: self._encode(images, [entry.span(shard) for shard in shards]))
         return entry
 

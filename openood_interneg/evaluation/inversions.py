@@ -7,16 +7,33 @@ setting, another order of the stream or another OOD set beside the same ID image
 from __future__ import annotations
 
 import hashlib
+import warnings
 
 import torch
 from torch import Tensor
 
 from openood_interneg.detectors.base import Inverter
-from openood_interneg.evaluation.store import Store, StoreError, digest, read_tensors, write_tensors
+from openood_interneg.evaluation.space import backbone_key
+from openood_interneg.evaluation.store import (
+    Rows,
+    Store,
+    StoreError,
+    read_tensors,
+    tensors_digest,
+    write_tensors,
+    writing,
+)
+from openood_interneg.evaluation.stored_files import discard
 from openood_interneg.negatives.inversion import LiveInverter
 from openood_interneg.settings import InterNegSettings
 from openood_interneg.vlm.backbones import Backbone
 from openood_interneg.vlm.prompts import prompt_set
+
+LAYOUT = {
+    "keys": Rows((), torch.int64),
+    "marks": Rows((8,), torch.uint8),
+    "rows": Rows((None,), values="unit"),
+}
 
 
 def live_inverter(backbone: Backbone, settings: InterNegSettings) -> LiveInverter:
@@ -44,21 +61,27 @@ class StoredInverter:
 
     def __init__(self, live: Inverter, store: Store, key: dict):
         self.live = live
-        self.folder = store.root / "inversions" / digest(key)
-        self.key = key
+        self.folder = store.folder("inversions", key)
         self.computed = 0
         self._rows: dict[tuple[int, bytes], Tensor] = {}
         self._fresh: list[tuple[int, bytes]] = []
         for path in sorted(self.folder.glob("*.safetensors")):
             try:
-                tensors, _ = read_tensors(path)
-            except StoreError:
-                path.unlink(missing_ok=True)  # computed again when needed
+                tensors, header = read_tensors(path, LAYOUT)
+                if header != self._owner():
+                    raise StoreError(f"{path} belongs to other inversions")
+            except StoreError as error:
+                warnings.warn(f"{error}; its inversions are made anew when needed", stacklevel=2)
+                with writing(self.folder):
+                    discard(path)
                 continue
             for key_, mark, row in zip(
                 tensors["keys"].tolist(), tensors["marks"], tensors["rows"], strict=True
             ):
                 self._rows[key_, mark.numpy().tobytes()] = row
+
+    def _owner(self) -> dict[str, str]:
+        return {"entry": self.folder.name}
 
     def __call__(self, features: Tensor, keys: Tensor) -> Tensor:
         """(B, D) unit image features, (B,) keys -> (B, D) unit text features."""
@@ -84,8 +107,9 @@ class StoredInverter:
             ),
             "rows": torch.stack([self._rows[name] for name in self._fresh]),
         }
-        name = digest([sorted(k for k, _ in self._fresh), len(self._rows)])
-        write_tensors(self.folder / f"{name}.safetensors", tensors, {"key": self.key})
+        path = self.folder / f"{tensors_digest(tensors)}.safetensors"
+        with writing(self.folder) as mode:
+            write_tensors(path, tensors, self._owner(), mode)
         self._fresh = []
 
 
@@ -93,8 +117,7 @@ def stored_inverter(backbone: Backbone, settings: InterNegSettings, store: Store
     """A `StoredInverter` for a backbone and settings."""
     key = {
         "draws": "splitmix64",  # how (seed, key) become numbers
-        "weights": backbone.digest,
-        "precision": backbone.precision,
+        **backbone_key(backbone),
         "templates": prompt_set(settings.templates),
         "num_tokens": settings.num_tokens,
         "steps": settings.steps,

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from openood_interneg.detectors.base import TextSpace
 from openood_interneg.detectors.method import Method
-from openood_interneg.evaluation.store import Entry, Store, digest, tensors_digest
-from openood_interneg.evaluation.stored_mining import pack, unpack
+from openood_interneg.evaluation.store import Entry, Rows, Store, digest, tensors_digest
+from openood_interneg.evaluation.stored_mining import mined_layout, pack, unpack
 from openood_interneg.negatives.corpus import Corpus, deduplicate, load_corpus, source_digest
 from openood_interneg.negatives.mining import (
     Criterion,
@@ -33,6 +33,16 @@ from openood_interneg.vlm.prompts import prompt_set
 TEXTS_PER_SHARD = 8192
 
 Progress = Callable[[str, int, int], None]  # what, finished since the last call, total
+EncodeTexts = Callable[..., Tensor]
+
+
+def backbone_key(backbone: Backbone) -> dict[str, str]:
+    """What of a backbone decides its features; every key of the store holds it.
+
+    `Backbone.digest` covers weights and architecture. The device is left out: its last bits
+    differ from run to run as well.
+    """
+    return {"weights": backbone.digest, "precision": backbone.precision}
 
 
 class IdImages(Protocol):
@@ -175,12 +185,14 @@ class SpaceSource:
         return self._mined[key]
 
     def _mine(self, settings: TextSpaceSettings) -> Mined:
-        entry = self.store.entry("mined", self._mining_key(settings), 1, 1)
-        if entry.sound():  # then the corpus need not even be read
+        layout = mined_layout(self.backbone.embed_dim)
+        entry = self.store.entry("mined", self._mining_key(settings), 1, 1, layout)
+        mined = None
+        if entry.verified():  # then the corpus need not even be read
             mined = unpack(entry.read(0), self.backbone.device)
-        else:
+        if mined is None:
             mined = self._mine_anew(settings)
-            entry.fill(lambda shards: iter([pack(mined)]))
+            entry.fill(lambda shards: iter([pack(mined)] * len(shards)))
         if not mined.words:
             warnings.warn(
                 f"no text of the corpus '{settings.corpus}' is farther from every image proxy than "
@@ -196,8 +208,7 @@ class SpaceSource:
         if self.id_images is not None:
             key["proxies"] = tensors_digest({"proxies": self.proxies(settings)[0]})
         return key | {
-            "weights": self.backbone.digest,
-            "precision": self.backbone.precision,
+            **backbone_key(self.backbone),
             "corpus": source_digest(settings.corpus),
             "classes": digest(self.class_names),
             "ignore_case": settings.ignore_case,
@@ -252,7 +263,8 @@ class SpaceSource:
         if not texts.rows:
             return
         key = texts.key | {"criterion": self._criterion_key(settings)}
-        entry = self.store.entry("ranks", key, texts.rows, texts.shard_rows)
+        layout = {"rank": Rows(values="number")}
+        entry = self.store.entry("ranks", key, texts.rows, texts.shard_rows, layout)
         criterion = self.criterion(settings)
 
         def compute(shards: list[int]) -> Iterator[dict[str, Tensor]]:
@@ -265,32 +277,51 @@ class SpaceSource:
         for shard in range(entry.shards):
             yield texts.read(shard)["features"].to(device), entry.read(shard)["rank"].to(device)
 
-    def texts(self, words: Sequence[str], prompt: str, what: str = "texts") -> Iterator[Tensor]:
+    def texts(
+        self,
+        words: Sequence[str],
+        prompt: str,
+        what: str = "texts",
+        *,
+        encode: EncodeTexts | None = None,
+        kind: str = "texts",
+    ) -> Iterator[Tensor]:
         """Text features of words under a prompt set, in chunks (n_k, D), kept on disk.
 
         Encoding resumes at the first missing shard; memory holds one chunk at a time.
+
+        Args:
+            encode: (backbone, words, templates, progress) -> (n, D) unit rows, in place of
+                `Backbone.encode_prompts`; what it makes is kept under a `kind` of its own.
         """
-        entry = self._texts(words, prompt, what)
+        entry = self._texts(words, prompt, what, encode or Backbone.encode_prompts, kind)
         for shard in range(entry.shards):
             yield entry.read(shard)["features"].to(self.backbone.device)
 
-    def _texts(self, words: Sequence[str], prompt: str, what: str) -> Entry:
+    def _texts(
+        self,
+        words: Sequence[str],
+        prompt: str,
+        what: str,
+        encode: EncodeTexts = Backbone.encode_prompts,
+        kind: str = "texts",
+    ) -> Entry:
         templates = prompt_set(prompt)
         backbone = self.backbone
         key = {
-            "weights": backbone.digest,
-            "precision": backbone.precision,
+            **backbone_key(backbone),
             "templates": templates,
             "words": digest(list(words)),
         }
-        entry = self.store.entry("texts", key, len(words), TEXTS_PER_SHARD)
+        layout = {"features": Rows((backbone.embed_dim,), values="unit")}
+        entry = self.store.entry(kind, key, len(words), TEXTS_PER_SHARD, layout)
 
         def compute(shards: list[int]) -> Iterator[dict[str, Tensor]]:
             total = len(words) * len(templates)
             for shard in shards:
                 chunk = words[entry.span(shard)]
-                features = backbone.encode_prompts(
-                    chunk, templates, progress=lambda n: self.progress(what, n, total)
+                features = encode(
+                    backbone, chunk, templates, progress=lambda n: self.progress(what, n, total)
                 )
                 yield {"features": features}
 

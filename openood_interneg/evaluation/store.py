@@ -3,31 +3,65 @@
 An entry is a folder named by the digest of its key. Its shards are safetensors files, each
 written under another name and renamed when complete; the manifest is written last. So a killed
 run leaves finished shards that the next run takes over, and an entry without a manifest is never
-read as a whole.
+read as a whole. Every shard says whose it is; one that is damaged, displaced or foreign is made
+anew, with a warning.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import stat
 import tempfile
+import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from filelock import FileLock, Timeout
 from torch import Tensor
 
-from openood_interneg.settings import InternegError
+from openood_interneg.evaluation.stored_files import (
+    Layout,
+    Rows,
+    StoreError,
+    atomic_path,
+    check_layout,
+    digest,
+    discard,
+    read_tensors,
+    tensors_digest,
+    umask,
+    write_tensors,
+    write_text,
+)
+from openood_interneg.vlm.text_files import read_json
 
+__all__ = [
+    "Entry",
+    "Rows",
+    "Store",
+    "StoreError",
+    "atomic_path",
+    "default_root",
+    "digest",
+    "read_tensors",
+    "tensors_digest",
+    "write_tensors",
+    "write_text",
+]
 
-class StoreError(InternegError, RuntimeError):
-    """A stored file that is damaged or cannot be written."""
+# Part of every name in the store. It grows whenever a key or a file means something else than
+# before, so that nothing old is read with a new meaning.
+FORMAT = 2
+
+STALE = 24 * 3600.0  # seconds; a writer touches its temporary file all the time
+TEMPORARY = "interneg-store-"
+
+Compute = Callable[[list[int]], Iterator[Mapping[str, Tensor]]]
 
 
 def default_root() -> Path:
@@ -38,87 +72,28 @@ def default_root() -> Path:
     return Path(base) / "openood_interneg"
 
 
-def digest(value: Any) -> str:
-    """Hex digest of a JSON-like value; the same for equal values."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
-    """Hex digest of named tensors: names, dtypes, shapes and values."""
-    hasher = hashlib.blake2b(digest_size=16)
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        hasher.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    return hasher.hexdigest()
-
-
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary sibling that becomes `path` when the block ends without an exception.
-
-    A file that is there keeps its permissions, and a link stays one: its target is replaced.
-    """
-    path = Path(os.path.realpath(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        os.chmod(temporary, _mode(path))  # mkstemp's 0600 is for secrets
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file atomically."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Writes a safetensors file atomically, with a digest of its tensors in the header."""
-    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    header = {k: json.dumps(v) for k, v in metadata.items()} | {"digest": tensors_digest(tensors)}
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(save(tensors, metadata=header))
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Reads a file of `write_tensors` and checks its digest.
-
-    Raises:
-        StoreError: truncated, changed or foreign file.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            # Cloned: in the file they are not aligned, which changes the last bits of products.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise StoreError(f"cannot read {path}: {error}") from error
-    if header.pop("digest", None) != tensors_digest(tensors):
-        raise StoreError(f"{path} is damaged: its content does not match its digest")
-    try:
-        return tensors, {k: json.loads(v) for k, v in header.items()}
-    except ValueError as error:
-        raise StoreError(f"{path} is damaged: {error}") from error
-
-
 class Entry:
     """One stored table of rows, cut into shards of `shard_rows`.
 
     Args:
-        folder: where it lies. key: what decides its content (kept in the manifest).
+        folder: where it lies, in a folder of its kind in the root; its name says whose a shard is.
+        key: what decides its content (kept in the manifest).
         rows: total number of rows. shard_rows: rows per shard (the last may have fewer).
+        layout: tensors that a shard must hold; None for any.
     """
 
-    def __init__(self, folder: Path, key: Mapping[str, Any], rows: int, shard_rows: int):
+    def __init__(
+        self,
+        folder: Path,
+        key: Mapping[str, Any],
+        rows: int,
+        shard_rows: int,
+        layout: Layout | None = None,
+    ):
         self.folder, self.key, self.rows, self.shard_rows = folder, key, rows, shard_rows
+        self.layout = layout
         self.shards = -(-rows // shard_rows)
+        self._compute: Compute | None = None
 
     def span(self, shard: int) -> slice:
         """Rows of a shard."""
@@ -133,49 +108,105 @@ class Entry:
         return (self.folder / "manifest.json").is_file()
 
     def sound(self) -> bool:
-        """Whether it is complete and no file's size has changed since; digests are checked when
-        a shard is read."""
-        return self.complete() and self._sizes() == self._manifest().get("bytes")
+        """Whether it is complete and no file's size has changed since; whose a shard is and its
+        digest are checked when it is read."""
+        if not self.complete():
+            return False
+        manifest = self._manifest()
+        return manifest.get("entry") == self.folder.name and manifest.get("bytes") == self._sizes()
+
+    def verified(self) -> bool:
+        """Whether it is sound, and every shard was read and found in order."""
+        return self.sound() and not self.missing()
 
     def missing(self) -> list[int]:
-        """Shards that are absent or damaged; damaged ones are removed."""
+        """Shards that are absent or damaged; damaged ones are removed, with a warning."""
         out = []
         for shard in range(self.shards):
+            if not os.path.lexists(self.path(shard)):
+                out.append(shard)
+                continue
             try:
-                self.read(shard)
-            except StoreError:
+                self._load(shard)
+            except StoreError as error:
+                self._give_up(shard, error)
                 out.append(shard)
         return out
 
     def write(self, shard: int, tensors: Mapping[str, Tensor]) -> None:
-        """Writes one shard atomically; each tensor has one row per row of the shard."""
+        """Writes one shard atomically; each tensor has one row per row of the shard.
+
+        Raises:
+            StoreError: other tensors than the entry's, or a file that cannot be written.
+        """
         span = self.span(shard)
+        count = span.stop - span.start
         for name, tensor in tensors.items():
-            if len(tensor) != span.stop - span.start:
-                raise StoreError(f"shard {shard} takes {span.stop - span.start} rows of {name}")
-        write_tensors(self.path(shard), tensors, {"shard": shard, "rows": self.rows})
+            if len(tensor) != count:
+                raise StoreError(f"shard {shard} takes {count} rows of {name}")
+        if self.layout is not None:
+            try:
+                check_layout(tensors, self.layout, count)
+            except ValueError as error:
+                raise StoreError(f"what was computed for {self.folder} is wrong: {error}") from None
+        with writing(self.folder) as mode:
+            write_tensors(self.path(shard), tensors, self._owner(shard), mode)
 
     def read(self, shard: int) -> dict[str, Tensor]:
-        """Tensors of one shard, checked against their digest.
+        """Tensors of one shard, checked against their digest, their owner and their layout.
+
+        A bad one is made anew, with a warning, where the entry was filled by this object.
 
         Raises:
             StoreError: damaged; the shard is removed, so that the next run computes it again.
         """
         try:
-            return read_tensors(self.path(shard))[0]
+            return self._load(shard)
         except StoreError as error:
-            self.path(shard).unlink(missing_ok=True)
-            raise StoreError(f"{error}. It was removed; run again to compute it anew") from error
+            if self._compute is None:
+                with writing(self.folder):
+                    discard(self.path(shard))
+                raise StoreError(
+                    f"{error}. It was removed; run again to compute it anew"
+                ) from error
+            self._give_up(shard, error)
+        (tensors,) = self._compute([shard])
+        self.write(shard, tensors)
+        return self._load(shard)
+
+    def _load(self, shard: int) -> dict[str, Tensor]:
+        path, span = self.path(shard), self.span(shard)
+        tensors, header = read_tensors(path, self.layout, span.stop - span.start)
+        if header != self._owner(shard):
+            raise StoreError(
+                f"{path} belongs elsewhere: it is shard {header.get('shard')!r} of "
+                f"{str(header.get('entry'))[:40]!r}"
+            )
+        return tensors
+
+    def _owner(self, shard: int) -> dict[str, Any]:
+        return {"entry": self.folder.name, "shard": shard, "rows": self.rows}
+
+    def _give_up(self, shard: int, error: StoreError) -> None:
+        warnings.warn(f"{error}; it is made anew", stacklevel=3)
+        with writing(self.folder):
+            discard(self.path(shard))
 
     def finish(self) -> None:
         """Closes the entry: from now on it is read as complete."""
         manifest = {
+            "entry": self.folder.name,
             "key": self.key,
             "rows": self.rows,
             "shard_rows": self.shard_rows,
             "bytes": self._sizes(),
         }
-        write_text(self.folder / "manifest.json", json.dumps(manifest, indent=1, default=str))
+        path = self.folder / "manifest.json"
+        with writing(self.folder) as mode:
+            if os.path.lexists(path) and not self._manifest():
+                warnings.warn(f"{path} is damaged; it is made anew", stacklevel=3)
+                discard(path)
+            write_text(path, json.dumps(manifest, indent=1, default=str), mode)
 
     def _sizes(self) -> list[int]:
         files = [self.path(shard) for shard in range(self.shards)]
@@ -183,8 +214,8 @@ class Entry:
 
     def _manifest(self) -> dict[str, Any]:
         try:
-            manifest = json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            manifest = read_json(self.folder / "manifest.json", StoreError)
+        except StoreError:
             return {}
         return manifest if isinstance(manifest, dict) else {}
 
@@ -193,15 +224,22 @@ class Entry:
         parts = [self.read(shard) for shard in range(self.shards)]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
-    def fill(self, compute: Callable[[list[int]], Iterator[Mapping[str, Tensor]]]) -> None:
+    def fill(self, compute: Compute) -> None:
         """Makes the entry complete and sound: absent or damaged shards are computed.
 
         Args:
-            compute: shard numbers -> the tensors of each, in that order.
+            compute: shard numbers -> the tensors of each, in that order. It is kept for a shard
+                that turns out to be damaged when it is read.
+
+        Raises:
+            StoreError: the folder cannot be written; said before anything is computed.
         """
+        self._compute = compute
         if self.sound():
             return
         missing = self.missing()
+        with writing(self.folder):
+            pass
         for shard, tensors in zip(missing, compute(missing) if missing else (), strict=True):
             self.write(shard, tensors)
         self.finish()
@@ -212,29 +250,140 @@ class Store:
 
     Args:
         root: folder; None keeps nothing (a temporary folder that is removed at exit).
+
+    Raises:
+        StoreError: the root is no folder, or no temporary folder can be made.
     """
 
     def __init__(self, root: Path | None):
         if root is None:
-            self._temporary = tempfile.TemporaryDirectory(prefix="interneg-")
-            root = Path(self._temporary.name)
+            try:
+                _sweep_temporary()
+                self._temporary = tempfile.TemporaryDirectory(prefix=TEMPORARY)
+                root = Path(self._temporary.name)
+                # Held until the process ends: without it the folder is left over from a dead one.
+                self._held = FileLock(root / ".lock")
+                self._held.acquire(timeout=0)
+            except OSError as error:
+                raise StoreError(
+                    f"no temporary folder can be made in {tempfile.gettempdir()}: "
+                    f"{error.strerror or error}; set TMPDIR to a folder with room"
+                ) from error
         self.root = Path(root)
+        if self.root.exists() and not self.root.is_dir():
+            raise StoreError(f"the cache {self.root} is no folder; give another with --cache-dir")
+        _warn_if_others_write(self.root)
 
-    def entry(self, kind: str, key: Mapping[str, Any], rows: int, shard_rows: int) -> Entry:
-        """The entry of a key; nothing is created until a shard is written."""
-        name = digest([kind, key, rows, shard_rows])
-        return Entry(self.root / kind / name, key, rows, shard_rows)
+    def folder(self, kind: str, key: Any) -> Path:
+        """Where what a key decides is kept; nothing is created."""
+        _warn_if_others_write(self.root / kind)
+        folder = self.root / kind / digest([FORMAT, kind, key])
+        _warn_if_others_write(folder)
+        return folder
+
+    def entry(
+        self,
+        kind: str,
+        key: Mapping[str, Any],
+        rows: int,
+        shard_rows: int,
+        layout: Layout | None = None,
+    ) -> Entry:
+        """The entry of a key; nothing is created until a shard is written.
+
+        Args:
+            layout: tensors that a shard must hold, checked whenever one is read or written.
+        """
+        return Entry(self.folder(kind, [key, rows, shard_rows]), key, rows, shard_rows, layout)
 
 
-def _mode(path: Path) -> int:
-    """Permissions of the file that `path` is, or that a new file gets."""
+# ---- the folders ---------------------------------------------------------------------------
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[int]:
+    """Writing into a folder of the store; yields the permissions of new files there.
+
+    Folders are made on the way. They and their files are for the user alone, unless the root was
+    opened to others, as far as the umask lets them.
+
+    Args:
+        folder: root / kind / name.
+
+    Raises:
+        StoreError: for every OSError, naming the folder and the remedy.
+    """
+    root = folder.parents[1]
     try:
-        return stat.S_IMODE(path.stat().st_mode)
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            root.mkdir(mode=0o700)
+        allowed = stat.S_IMODE(root.stat().st_mode) & 0o777 & ~umask()
+        for part in (folder.parent, folder):
+            with suppress(FileExistsError):
+                part.mkdir(mode=allowed | 0o700)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(None, "it cannot be written")
+        _sweep(root)
+        yield (allowed & 0o666) | 0o600
+    except OSError as error:
+        raise StoreError(
+            f"cannot write to the cache {root}: {error.strerror or error}. Make room or give "
+            "another folder (--cache-dir, INTERNEG_CACHE); --no-cache does without"
+        ) from error
+
+
+def _warn_if_others_write(folder: Path) -> None:
+    """Whoever can write into the cache decides the figures that come out of it."""
+    if not hasattr(os, "geteuid"):
+        return
+    try:
+        found = folder.stat()
     except OSError:
-        return 0o666 & ~_umask()
+        return
+    why = None
+    if found.st_uid not in (0, os.geteuid()):
+        why = f"belongs to another user (uid {found.st_uid})"
+    elif found.st_mode & stat.S_IWOTH:
+        why = "can be written by everybody"
+    elif found.st_mode & stat.S_IWGRP and found.st_gid != found.st_uid:  # not one's own group
+        why = f"can be written by the group {found.st_gid}"
+    if why:
+        warnings.warn(
+            f"the cache {folder} {why}, who can change results; chmod go-w it, or give a folder "
+            "of your own (--cache-dir, INTERNEG_CACHE)",
+            stacklevel=3,
+        )
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _sweep(root: Path) -> None:
+    """Once a day removes what killed writers have left; a live one's file is younger."""
+    mark, now = root / ".swept", time.time()
+    with suppress(OSError):
+        if mark.exists() and now - mark.stat().st_mtime < STALE:
+            return
+        mark.touch(mode=0o600)
+        for path in root.glob("*/*/.*.tmp"):
+            with suppress(OSError):
+                if now - path.lstat().st_mtime >= STALE:
+                    path.unlink()
+
+
+def _sweep_temporary() -> None:
+    """Removes temporary stores whose process is gone (killed, or the machine went down)."""
+    import shutil
+
+    for folder in Path(tempfile.gettempdir()).glob(f"{TEMPORARY}*"):
+        lock = folder / ".lock"
+        # A young one may not have come to take its lock yet.
+        with suppress(OSError, Timeout):
+            if time.time() - folder.lstat().st_mtime < 60 or not lock.is_file():
+                continue
+            if folder.is_symlink() or (hasattr(os, "geteuid") and _owner(folder) != os.geteuid()):
+                continue
+            with FileLock(lock, timeout=0):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _owner(path: Path) -> int:
+    return path.lstat().st_uid

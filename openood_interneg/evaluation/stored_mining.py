@@ -8,7 +8,18 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from openood_interneg.evaluation.stored_files import Rows
 from openood_interneg.negatives.mining import Mined
+
+
+def mined_layout(dim: int) -> dict[str, Rows]:
+    """What `pack` gives for features of a size."""
+    return {
+        "features": Rows((None, dim), values="unit"),
+        "deviation": Rows((None,), values="number"),
+        "margin": Rows((None,), values="number"),
+        "words": Rows((None,), torch.uint8, check_values=_words),
+    }
 
 
 def pack(mined: Mined) -> dict[str, Tensor]:
@@ -24,7 +35,7 @@ def pack(mined: Mined) -> dict[str, Tensor]:
 
 def unpack(tensors: Mapping[str, Tensor], device: torch.device) -> Mined:
     """The inverse of `pack`."""
-    words, kinds, passing = json.loads(tensors["words"].numpy().tobytes())
+    words, kinds, passing = _words(tensors["words"])
     return Mined(
         words=tuple(words),
         parts_of_speech=tuple(kinds),
@@ -33,3 +44,11 @@ def unpack(tensors: Mapping[str, Tensor], device: torch.device) -> Mined:
         margin=tensors["margin"][0].to(device),
         passing=passing,
     )
+
+
+def _words(packed: Tensor) -> tuple[list[str], list[str], dict[str, int]]:
+    """Words, their parts of speech and the counts; ValueError for anything else."""
+    words, kinds, passing = json.loads(packed.numpy().tobytes())
+    if not (len(words) == len(kinds) and isinstance(passing, dict)):
+        raise ValueError("words and parts of speech do not belong together")
+    return words, kinds, passing

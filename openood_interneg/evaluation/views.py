@@ -13,6 +13,7 @@ from openood_interneg.detectors.method import FeatureKind
 from openood_interneg.evaluation.datasets import ImageList
 from openood_interneg.evaluation.features import FeatureSource
 from openood_interneg.evaluation.images import ImageError, ImageFiles, read_rgb
+from openood_interneg.evaluation.store import Rows
 from openood_interneg.negatives.inversion import image_key
 from openood_interneg.settings import SettingsError, TextSpaceSettings
 from openood_interneg.vlm.patches import encode_with_patches
@@ -53,7 +54,8 @@ def view_features(source: FeatureSource, images: ImageList, name: str, seed: int
     names = views(name)
     maker = ViewMaker(names, seed, size=min(224, source.preprocess.size))
     key = source.key(images) | {"views": names, "seed": seed, "size": maker.size}
-    entry = source.store.entry("views", key, len(images), VIEW_IMAGES_PER_SHARD)
+    layout = {"features": Rows((len(names), source.backbone.embed_dim), values="unit")}
+    entry = source.store.entry("views", key, len(images), VIEW_IMAGES_PER_SHARD, layout)
     batch = max(source.batch_size // len(names), 1)
 
     def compute(shards: list[int]) -> Iterator[dict[str, Tensor]]:

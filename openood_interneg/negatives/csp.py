@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -23,7 +22,6 @@ SUPERCLASSES = (
 
 EXCLUDED = ("noun.person", "noun.quantity", "noun.group", "adj.pert")
 
-SHARD = 8192  # texts per stored shard
 BATCH_TOKENS = 8192
 
 
@@ -112,29 +110,6 @@ def encode_ensemble(
 
 def ensemble_texts(source: Any, words: Sequence[str], prompt: str, what: str) -> Iterator[Tensor]:
     """`SpaceSource.texts` with un-normalised averaging: chunks (n_k, D), kept on disk."""
-    templates = prompt_set(prompt)
-    if len(templates) == 1:  # nothing is averaged: shared with the other methods
-        yield from source.texts(words, prompt, what)
-        return
-    backbone = source.backbone
-    key = {
-        "weights": backbone.digest,
-        "precision": backbone.precision,
-        "templates": templates,
-        "words": hashlib.blake2b("\n".join(words).encode(), digest_size=16).hexdigest(),
-    }
-    entry = source.store.entry("texts_unnormalised_mean", key, len(words), SHARD)
-
-    def compute(shards: list[int]) -> Iterator[dict[str, Tensor]]:
-        for shard in shards:
-            features = encode_ensemble(
-                backbone,
-                words[entry.span(shard)],
-                templates,
-                lambda count: source.progress(what, count, len(words) * len(templates)),
-            )
-            yield {"features": features}
-
-    entry.fill(compute)
-    for shard in range(entry.shards):
-        yield entry.read(shard)["features"].to(backbone.device)
+    if len(prompt_set(prompt)) == 1:  # nothing is averaged: shared with the other methods
+        return source.texts(words, prompt, what)
+    return source.texts(words, prompt, what, encode=encode_ensemble, kind="texts_unnormalised_mean")
