@@ -25,6 +25,7 @@ from openood_interneg.evaluation.store import (
     Rows,
     Store,
     StoreError,
+    read_tensors,
     tensors_digest,
     write_tensors,
 )
@@ -238,9 +239,15 @@ class TestPermissions:
         assert entry.folder in found
         assert all(stat.S_IMODE(p.stat().st_mode) & 0o077 == 0 for p in found)
 
-    def test_a_root_that_was_opened_keeps_its_files_open(self, tmp_path):
+    def test_a_root_that_others_may_read_has_private_files(self, tmp_path):
+        tmp_path.chmod(0o755)
+        entry, _ = filled(tmp_path)
+        assert stat.S_IMODE(entry.folder.stat().st_mode) == 0o700
+        assert stat.S_IMODE(entry.path(0).stat().st_mode) == 0o600
+
+    def test_a_root_that_a_group_may_write_keeps_its_files_open_to_it(self, tmp_path):
         (tmp_path / "cache").mkdir()
-        (tmp_path / "cache").chmod(0o750)
+        (tmp_path / "cache").chmod(0o770)
         entry, _ = filled(tmp_path / "cache")
         assert stat.S_IMODE(entry.folder.stat().st_mode) == 0o750
         assert stat.S_IMODE(entry.path(0).stat().st_mode) == 0o640
@@ -402,3 +409,32 @@ def test_a_manifest_says_whose_it_is(tmp_path):
     entry, _ = filled(tmp_path)
     manifest = json.loads((entry.folder / "manifest.json").read_text())
     assert manifest["entry"] == entry.folder.name and manifest["key"] == {"seed": 0}
+
+
+def test_mined_texts_that_are_damaged_are_mined_anew(tmp_path):
+    from openood_interneg.evaluation.space import SpaceSource
+    from openood_interneg.settings import TextSpaceSettings
+    from openood_interneg.vlm.backbones import load_backbone
+
+    words = tmp_path / "words.txt"
+    words.write_text("stone\nriver\nlamp\nred car\n")
+    settings = TextSpaceSettings(corpus=str(words), num_negatives=3, negatives="intra")
+    clip = load_backbone("miniature")
+
+    def mined():
+        return SpaceSource(clip, ["circle", "star"], None, Store(tmp_path / "s")).mined(settings)
+
+    first = mined()
+    (path,) = (tmp_path / "s" / "mined").glob("*/*.safetensors")
+    tensors, header = read_tensors(path)
+    for name, value in (("words", b"[[1], [], 2]"), ("deviation", None)):
+        forged = dict(tensors)
+        if value is None:
+            forged[name] = torch.full_like(tensors[name], float("nan"))
+        else:
+            forged[name] = torch.frombuffer(bytearray(value), dtype=torch.uint8)[None]
+        write_tensors(path, forged, header)
+        with healed():
+            assert mined().words == first.words
+        with silent():
+            assert torch.equal(mined().features, first.features)

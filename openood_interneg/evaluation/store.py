@@ -304,8 +304,8 @@ class Store:
 def writing(folder: Path) -> Iterator[int]:
     """Writing into a folder of the store; yields the permissions of new files there.
 
-    Folders are made on the way. They and their files are for the user alone, unless the root was
-    opened to others, as far as the umask lets them.
+    Folders are made on the way. They and their files are for the user alone; below a root that a
+    group may write they are as open as it is, as far as the umask lets them.
 
     Args:
         folder: root / kind / name.
@@ -318,7 +318,8 @@ def writing(folder: Path) -> Iterator[int]:
         root.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError):
             root.mkdir(mode=0o700)
-        allowed = stat.S_IMODE(root.stat().st_mode) & 0o777 & ~umask()
+        opened = stat.S_IMODE(root.stat().st_mode) & 0o777
+        allowed = opened & ~umask() if opened & stat.S_IWGRP else 0o700
         for part in (folder.parent, folder):
             with suppress(FileExistsError):
                 part.mkdir(mode=allowed | 0o700)
@@ -327,9 +328,13 @@ def writing(folder: Path) -> Iterator[int]:
         _sweep(root)
         yield (allowed & 0o666) | 0o600
     except OSError as error:
+        remedy = (
+            "set TMPDIR to a folder with room"
+            if root.name.startswith(TEMPORARY)
+            else "give another folder (--cache-dir, INTERNEG_CACHE); --no-cache does without"
+        )
         raise StoreError(
-            f"cannot write to the cache {root}: {error.strerror or error}. Make room or give "
-            "another folder (--cache-dir, INTERNEG_CACHE); --no-cache does without"
+            f"cannot write to the cache {root}: {error.strerror or error}. Make room, or {remedy}"
         ) from error
 
 
