@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import hashlib
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -15,14 +14,37 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openood_interneg.settings import InternegError, SettingsError
+from openood_interneg.settings import InternegError, SettingsError, first_line
 from openood_interneg.vlm.checkpoints import CheckpointError, load_checkpoint
 from openood_interneg.vlm.device import pick_device
+from openood_interneg.vlm.identity import model_digest
+from openood_interneg.vlm.open_clip_models import (
+    CHECKPOINT_SUFFIXES,
+    OPENAI_BACKBONES,
+    WeightsError,
+    load_open_clip,
+    own_preprocess,
+)
 from openood_interneg.vlm.preprocess import Preprocess
 from openood_interneg.vlm.prompts import fill
 from openood_interneg.vlm.pseudo_prompts import PLACEHOLDER, TextTowerError, pseudo_prompts
 from openood_interneg.vlm.text_tower import CausalTextTower, FullLengthTextTower
+from openood_interneg.vlm.tokenizers import (
+    Tokenizer,
+    checked_tokenizer,
+    clip_tokenizer,
+    token_embedding,
+)
 from openood_interneg.vlm.tower_weights import causal_source
+
+__all__ = [
+    "OPENAI_BACKBONES",
+    "Backbone",
+    "FeatureError",
+    "Precision",
+    "WeightsError",
+    "load_backbone",
+]
 
 Precision = Literal["fp32", "bf16", "fp16", "fp32+compile", "bf16+compile", "fp16+compile"]
 COMPILE = "+compile"
@@ -32,21 +54,6 @@ PRECISIONS: dict[str, torch.dtype] = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
-
-# The paper's backbones (Table 10). OpenAI's weights were trained with the quick GELU.
-OPENAI_BACKBONES = {
-    "RN50": "RN50-quickgelu",
-    "RN101": "RN101-quickgelu",
-    "ViT-B/32": "ViT-B-32-quickgelu",
-    "ViT-B/16": "ViT-B-16-quickgelu",
-    "ViT-L/14": "ViT-L-14-quickgelu",
-}
-
-CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
-
-
-class WeightsError(InternegError, RuntimeError):
-    """Pretrained weights that cannot be had here, with what to do about it."""
 
 
 class FeatureError(InternegError, ValueError):
@@ -90,7 +97,7 @@ class Backbone:
         self.tokenizer = tokenizer
         self.preprocess = preprocess
         self.model = model.to(device).eval().requires_grad_(False)
-        self.logit_scale = float(model.logit_scale.detach().float().exp().reshape(-1)[0])
+        self.logit_scale = _logit_scale(model, name)
 
     @property
     def device(self) -> torch.device:
@@ -104,12 +111,11 @@ class Backbone:
 
     @cached_property
     def digest(self) -> str:
-        """Hex digest of all weights: part of every cache key."""
-        hasher = hashlib.blake2b(digest_size=16)
-        for name, tensor in sorted(self.model.state_dict().items()):
-            hasher.update(name.encode())
-            hasher.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-        return hasher.hexdigest()
+        """Hex digest of weights, architecture and tokenizer: part of every cache key.
+
+        See `model_digest`; preprocessing and precision have keys of their own.
+        """
+        return model_digest(self.model, self.tokenizer)
 
     # ---- images --------------------------------------------------------------------------
 
@@ -129,17 +135,10 @@ class Backbone:
             (B, D) float32 unit rows on the model's device.
 
         Raises:
-            FeatureError: a feature is not finite.
+            FeatureError: a feature is not finite, or has no direction (a norm of 0 or too large).
         """
         features = self.image_features(images.to(self.device, non_blocking=True))
-        finite = torch.isfinite(features).all(dim=1)
-        if not bool(finite.all()):
-            row = int((~finite).nonzero()[0])
-            raise FeatureError(
-                f"image {row} of this batch gives a feature with NaN or infinity at precision "
-                f"{self.precision}; check the image's pixels, or use precision bf16 or fp32"
-            )
-        return features
+        return _unit_rows(features, "image", self.name, self.precision)
 
     @property
     def _compute_model(self) -> nn.Module:
@@ -182,11 +181,9 @@ class Backbone:
             source, eot = found
             return CausalTextTower(source, eot, self.dtype)
         model = self._compute_model
-        text = getattr(model, "text", model)
-        embeddings = [m for m in text.modules() if isinstance(m, nn.Embedding)]
-        if not embeddings:
+        embedding = token_embedding(model)
+        if embedding is None:
             raise TextTowerError(f"the text tower of {self.name} has no token embedding layer")
-        embedding = max(embeddings, key=lambda m: m.num_embeddings)
         return FullLengthTextTower(model.encode_text, embedding)
 
     @torch.no_grad()
@@ -209,6 +206,9 @@ class Backbone:
 
         Returns:
             (n, D) float32 unit rows on the model's device.
+
+        Raises:
+            FeatureError: as `encode_image`.
         """
         tower = self.text_tower
         tokens = self.tokenizer(list(texts))
@@ -237,7 +237,7 @@ class Backbone:
             begin += len(rows)
             if progress is not None:
                 progress(len(rows))
-        return out
+        return _unit_rows(out, "text", self.name, self.precision)
 
     @cached_property
     def embed_dim(self) -> int:
@@ -281,6 +281,33 @@ class Backbone:
         return cache[key]
 
 
+def _unit_rows(features: Tensor, what: str, name: str, precision: str) -> Tensor:
+    """Normalised features (n, D), once every row was seen to have norm 1."""
+    # Normalising leaves NaN as it is, and turns a norm of 0 or beyond float32 into a row of zeros.
+    bad = ~((torch.linalg.vector_norm(features, dim=1) - 1).abs() < 0.01)
+    if bool(bad.any()):
+        row = int(bad.nonzero()[0])
+        finite = bool(torch.isfinite(features[row]).all())
+        kind = "of norm 0, or too large for float32" if finite else "with NaN or infinity"
+        raise FeatureError(
+            f"{what} {row} of this batch gives a feature {kind} in {name} at precision {precision};"
+            f" check the {what} and the weights, or use precision bf16 or fp32"
+        )
+    return features
+
+
+def _logit_scale(model: nn.Module, name: str) -> float:
+    """exp of the model's learned scale; CLIP keeps it at 100 or below."""
+    stored = float(model.logit_scale.detach().float().reshape(-1)[0])
+    scale = math.exp(stored) if stored < 700 else math.inf
+    if not 1e-3 <= scale <= 1e5:
+        raise CheckpointError(
+            f"{name}: the weights hold the logit scale {stored:g}, whose exponential is to be "
+            "between 0.001 and 100000 (CLIP's is 100): they are damaged, or no CLIP's"
+        )
+    return scale
+
+
 class _Compiled:
     """What `torch.compile` made; that it cannot work here only shows at the first call."""
 
@@ -293,21 +320,21 @@ class _Compiled:
         try:
             return self.tower(images)
         except TorchDynamoException as error:
-            reason = str(error).strip().splitlines()[0][:160]
             raise SettingsError(
                 f"precision is {self.precision!r}, and torch.compile does not work here "
-                f"({reason}); use {self.precision.removesuffix(COMPILE)!r}, or install a C++ "
-                "compiler"
+                f"({first_line(error)}); use {self.precision.removesuffix(COMPILE)!r}, or "
+                "install a C++ compiler"
             ) from error
 
 
 def load_backbone(
     source: str | Path | nn.Module = "ViT-B/16",
     *,
-    pretrained: str | None = None,
+    pretrained: str | Path | None = None,
     device: str | torch.device = "cpu",
     precision: Precision = "fp32",
     name: str | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> Backbone:
     """Loads a frozen CLIP.
 
@@ -315,35 +342,62 @@ def load_backbone(
         source: one of the paper's backbones (RN50, RN101, ViT-B/32, ViT-B/16, ViT-L/14; OpenAI's
             weights through open_clip), an open_clip model name with `pretrained`, a local
             checkpoint (.safetensors, .pt, .pth, .bin in OpenAI's state-dict layout), the word
-            "miniature" for the embedded one, or a model object of the `clip` package.
+            "miniature" for the embedded one, or a model object of the packages `clip` or
+            `open_clip`.
         pretrained: open_clip's tag or a weights file for it.
-        device, precision: explicit; nothing is moved later.
+        device, precision: explicit; nothing is moved later. The device "auto" is a GPU if there
+            is one.
         name: shown in tables; by default the source's.
+        tokenizer: list of n texts -> (n, context) int64. By default the named model's own; for an
+            object or a checkpoint CLIP's, which is refused where the vocabulary is another.
+
+    The activation is the one that the weights were trained with: a tag's as open_clip has it,
+    QuickGELU for the paper's five names with OpenAI's weights or a file, whatever a JSON file
+    beside a weights file says (see `checkpoints.read_config`); where nothing tells, a warning.
 
     Raises:
         SettingsError: a device that is not there.
         WeightsError: weights that are not on this machine and cannot be downloaded.
         CheckpointError: an unreadable or unsuitable local file.
+        TokenizerError: a tokenizer that is not the model's.
+        MissingPackageError: the model's tokenizer needs a package that is not installed.
     """
     device = pick_device(device)
     _warn_of_emulation(precision, device)
     if isinstance(source, nn.Module):
-        return _from_object(source, device, precision, name or "clip object")
-    text = str(source)
-    options = {"device": device, "precision": precision}
-    if text == "miniature" and pretrained is None:
-        from importlib.resources import as_file, files
+        label = name or "clip object"
+        model, preprocess = _from_object(source)
+    else:
+        text = str(source)
+        if text == "miniature" and pretrained is None:
+            from importlib.resources import as_file, files
 
-        with as_file(files("openood_interneg.demo") / "clip.safetensors") as path:
+            label = name or text
+            with as_file(files("openood_interneg.demo") / "clip.safetensors") as path:
+                model, preprocess = load_checkpoint(path)
+        elif text.endswith(CHECKPOINT_SUFFIXES) and pretrained is None:
+            path = Path(text).expanduser()
+            label = name or path.stem
             model, preprocess = load_checkpoint(path)
-        return Backbone(model, _clip_tokenizer(model), preprocess, name=name or text, **options)
-    if text.endswith(CHECKPOINT_SUFFIXES) and pretrained is None:
-        path = Path(text).expanduser()
-        model, preprocess = load_checkpoint(path)
-        return Backbone(
-            model, _clip_tokenizer(model), preprocess, name=name or path.stem, **options
-        )
-    return _from_open_clip(text, pretrained, name, options)
+        else:
+            model, preprocess, own, label = load_open_clip(
+                text, pretrained, own_tokenizer=tokenizer is None
+            )
+            tokenizer, label = tokenizer or own, name or label
+    tokenizer = tokenizer or clip_tokenizer(model, label)
+    tokenizer = checked_tokenizer(tokenizer, model, label)
+    return Backbone(model, tokenizer, preprocess, name=label, device=device, precision=precision)
+
+
+def _from_object(model: nn.Module) -> tuple[nn.Module, Preprocess]:
+    for needed in ("encode_image", "encode_text", "visual", "logit_scale"):
+        if not hasattr(model, needed):
+            raise CheckpointError(
+                f"{type(model).__name__} is no CLIP model object: it has no '{needed}'"
+            )
+    model = copy.deepcopy(model).float()  # the caller's object stays as it is
+    size = getattr(model.visual, "input_resolution", None)
+    return model, Preprocess(size=int(size)) if size else own_preprocess(model)
 
 
 def _warn_of_emulation(precision: Precision, device: torch.device) -> None:
@@ -360,105 +414,3 @@ def _warn_of_emulation(precision: Precision, device: torch.device) -> None:
             "fp32; leave --precision out, or use a GPU",
             stacklevel=3,
         )
-
-
-def _from_open_clip(text: str, pretrained: str | None, name: str | None, options) -> Backbone:
-    import open_clip
-
-    architecture = OPENAI_BACKBONES.get(text, text) if pretrained in (None, "openai") else text
-    if pretrained is None:
-        pretrained = "openai"
-        if text not in OPENAI_BACKBONES and not text.startswith(("hf-hub:", "local-dir:")):
-            known = ", ".join([*OPENAI_BACKBONES, "miniature"])
-            raise WeightsError(
-                f"unknown backbone '{text}'; known: {known}. Any other open_clip model needs "
-                "its pretrained tag (--pretrained laion2b_s34b_b88k), a local file its ending "
-                f"({', '.join(CHECKPOINT_SUFFIXES)})"
-            )
-    hub = text.startswith(("hf-hub:", "local-dir:"))
-    if not hub and architecture.replace("/", "-") not in open_clip.list_models():
-        raise WeightsError(
-            f"open_clip has no model '{text}'; `python -c 'import open_clip; "
-            "print(open_clip.list_models())'` lists them"
-        )
-    try:
-        with _fail_fast_offline():
-            model = open_clip.create_model(
-                architecture, pretrained=None if hub else pretrained, precision="fp32"
-            )
-    except Exception as error:  # hub clients raise many kinds
-        raise WeightsError(_no_weights(text, pretrained, error)) from error
-    tokenizer = open_clip.get_tokenizer(architecture)
-    preprocess = _own_preprocess(model)
-    label = name or (text if pretrained == "openai" else f"{text} {pretrained}")
-    return Backbone(model, tokenizer, preprocess, name=label, **options)
-
-
-@contextlib.contextmanager
-def _fail_fast_offline():
-    """Where the hub's name does not resolve, look in the local cache only.
-
-    Without this the hub's client retries for about a minute before it says the same thing.
-    """
-    import logging
-    import socket
-    from urllib.parse import urlsplit
-
-    from huggingface_hub import constants
-
-    offline = constants.HF_HUB_OFFLINE
-    try:
-        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
-    except OSError:
-        constants.HF_HUB_OFFLINE = True
-    quiet = logging.root.manager.disable
-    logging.disable(logging.ERROR)  # the one error raised from here says it all
-    try:
-        yield
-    finally:
-        logging.disable(quiet)
-        constants.HF_HUB_OFFLINE = offline
-
-
-def _own_preprocess(model: nn.Module) -> Preprocess:
-    config = model.visual.preprocess_cfg if hasattr(model.visual, "preprocess_cfg") else {}
-    size = config.get("size") or model.visual.image_size
-    size = size[0] if isinstance(size, (tuple, list)) else size
-    kept = {k: config[k] for k in ("mean", "std", "interpolation") if config.get(k)}
-    return Preprocess(size=int(size), **kept)
-
-
-def _from_object(model: nn.Module, device, precision: Precision, name: str) -> Backbone:
-    for needed in ("encode_image", "encode_text", "visual", "logit_scale"):
-        if not hasattr(model, needed):
-            raise CheckpointError(
-                f"{type(model).__name__} is no CLIP model object: it has no '{needed}'"
-            )
-    model = copy.deepcopy(model).float()  # the caller's object stays as it is
-    size = getattr(model.visual, "input_resolution", None)
-    preprocess = Preprocess(size=int(size)) if size else _own_preprocess(model)
-    return Backbone(
-        model, _clip_tokenizer(model), preprocess, name=name, device=device, precision=precision
-    )
-
-
-def _clip_tokenizer(model: nn.Module):
-    from open_clip.tokenizer import SimpleTokenizer
-
-    return SimpleTokenizer(context_length=int(model.context_length))
-
-
-def _no_weights(text: str, pretrained: str, error: Exception) -> str:
-    reason = (
-        str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-    )
-    return (
-        f"the weights '{pretrained}' of {text} are not on this machine and could not be "
-        f"downloaded ({reason}).\n"
-        "Three remedies:\n"
-        "  1. let the download through: `huggingface-cli login`, or set HF_ENDPOINT to a mirror\n"
-        "     you can reach, or copy a filled HF_HOME from another machine;\n"
-        "  2. pass a local checkpoint: --backbone /path/to/clip.safetensors (OpenAI's layout), or\n"
-        f"     --backbone {text} --pretrained /path/to/file for other open_clip models;\n"
-        "  3. use the embedded miniature: --backbone miniature (or `interneg demo`)."
-    )

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-import json
+import os
 import re
-import zipfile
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from openood_interneg.settings import InternegError
+from openood_interneg.settings import InternegError, first_line, shown
 from openood_interneg.vlm.preprocess import Preprocess
+from openood_interneg.vlm.tensor_files import read_tensors
+from openood_interneg.vlm.text_files import read_json
+
+OPEN_CLIP_CONFIG = "open_clip_config.json"
+MAX_CONTEXT = 4096  # positions of a text; the attention mask grows with the square
+
+# What the shapes of the weights tell; a configuration may repeat it, and no more.
+_TOLD_BY_WEIGHTS = (
+    *("layers", "width", "patch_size", "image_size"),
+    *("context_length", "vocab_size"),
+)
+# Keys of open_clip's configurations that name something to load, or say how.
+_PLACES = ("timm_", "hf_", "tokenizer")
+_METADATA = ("input_resolution", "context_length", "vocab_size")  # in OpenAI's own files alone
 
 
 class CheckpointError(InternegError, ValueError):
@@ -28,75 +43,177 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: absent, truncated or corrupt file, or a file with something else in it.
     """
-    if not path.is_file():
-        raise CheckpointError(f"no checkpoint at {path}")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(path)
-        else:
-            _refuse_torchscript(path)
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except CheckpointError:
-        raise
-    except Exception as error:  # safetensors and torch raise many kinds
-        raise CheckpointError(
-            f"cannot read the checkpoint {path}: {_first_line(error)}; it is truncated, damaged "
-            "or not a plain file of tensors. Download or export it again (safetensors is best)"
-        ) from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not any(isinstance(v, Tensor) for v in state.values()):
+    tensors = read_tensors(path, CheckpointError)
+    inner = {
+        name.removeprefix("state_dict."): tensor
+        for name, tensor in tensors.items()
+        if name.startswith("state_dict.")
+    }
+    tensors = {name.removeprefix("module."): v for name, v in (inner or tensors).items()}
+    if not tensors:
         raise CheckpointError(f"{path} holds no state dict (names with tensors)")
-    tensors = {k.removeprefix("module."): v for k, v in state.items() if isinstance(v, Tensor)}
     return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+
+
+def read_config(path: Path) -> tuple[dict[str, Any], str]:
+    """What a JSON file beside a checkpoint says of the model, and the name of that file.
+
+    It is the file of the checkpoint's own stem, or else `open_clip_config.json` in its folder.
+
+    Returns:
+        open_clip's model configuration (`vision_cfg`, `text_cfg`, `quick_gelu`, ...) with the
+        block `preprocess` beside; empty, with an empty name, where there is neither file.
+
+    Raises:
+        CheckpointError: an unreadable file, or one of another form.
+    """
+    own, shared = path.with_suffix(".json"), path.with_name(OPEN_CLIP_CONFIG)
+    file = next((file for file in (own, shared) if os.path.lexists(file)), None)
+    if file is None:
+        return {}, ""
+    config = read_json(file, CheckpointError)
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{file} must hold one JSON object")
+    if isinstance(config.get("model_cfg"), dict):  # open_clip's own form
+        inner = {"quick_gelu": False} | config["model_cfg"]
+        config = inner | {"preprocess": config.get("preprocess_cfg") or {}}
+    for name in ("vision_cfg", "text_cfg", "preprocess"):
+        if not isinstance(config.get(name) or {}, dict):
+            raise CheckpointError(f"{file}: {name} must map names to values")
+    if not isinstance(config.get("quick_gelu", False), bool):
+        raise CheckpointError(
+            f"{file}: quick_gelu is {shown(config['quick_gelu'])}; it is true or false"
+        )
+    return config, str(file)
 
 
 def load_checkpoint(path: Path) -> tuple[nn.Module, Preprocess]:
     """A CLIP with the weights of a file in OpenAI's layout, and its preprocessing.
 
-    A JSON file of the same stem beside it may give what weights cannot tell: open_clip's
-    `vision_cfg`, `text_cfg`, `quick_gelu`, `preprocess`, or OpenAI's `transformer_heads`.
-    Everything else is read off the weights' shapes; activation defaults to OpenAI's quick GELU.
+    A JSON file beside it (see `read_config`) may give what weights cannot tell: `quick_gelu`,
+    flags and numbers of heads in open_clip's `vision_cfg` and `text_cfg`, `preprocess`, or
+    OpenAI's `transformer_heads`. Everything else is read off the weights' shapes. Without such a
+    file the activation is OpenAI's quick GELU, with a warning where the weights are not
+    recognisably OpenAI's.
 
     Raises:
-        CheckpointError: as `read_state_dict`, or where names or shapes do not fit a CLIP.
+        CheckpointError: as `read_state_dict`, where names or shapes do not fit a CLIP, where the
+            JSON file contradicts the weights or names something to load from elsewhere.
     """
     # open_clip takes a second to import: not before a checkpoint is really read
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
+    config, source = read_config(path)
     state = read_state_dict(path)
-    config = _read_json(path.with_suffix(".json"))
-    for name in ("input_resolution", "context_length", "vocab_size"):  # OpenAI's metadata
-        state.pop(name, None)
+    from_openai = any([state.pop(name, None) is not None for name in _METADATA])
     needed = ("token_embedding.weight", "positional_embedding", "text_projection", "logit_scale")
     missing = [name for name in (*needed, "ln_final.weight") if name not in state]
     if missing:
         raise CheckpointError(
-            f"{path} is not a CLIP in OpenAI's layout: it lacks {', '.join(missing)}"
+            f"{path} is not a CLIP in OpenAI's layout: it lacks {', '.join(missing)}. If it is a "
+            "model of open_clip, name its architecture: load_backbone(NAME, pretrained=FILE)"
         )
     try:
-        vision = _vision_sizes(state) | _known(CLIPVisionCfg, config.get("vision_cfg"))
-        text = _text_sizes(state, config) | _known(CLIPTextCfg, config.get("text_cfg"))
-        model = CLIP(
+        vision, text = _vision_sizes(state), _text_sizes(state, config)
+    except (KeyError, IndexError, ValueError, TypeError, OverflowError) as error:
+        raise _unfit(path, error) from error
+    if text["context_length"] > MAX_CONTEXT:
+        raise CheckpointError(
+            f"{path}: a context of {text['context_length']} tokens; at most {MAX_CONTEXT} are "
+            "supported, and CLIP has 77"
+        )
+    vision = _merged(CLIPVisionCfg, "vision_cfg", vision, config, source)
+    text = _merged(CLIPTextCfg, "text_cfg", text, config, source)
+    preprocess = Preprocess.from_open_clip(
+        config.get("preprocess") or {}, vision["image_size"], source or str(path), CheckpointError
+    )
+    if "quick_gelu" not in config and not from_openai and "transformer_heads" not in config:
+        warnings.warn(
+            f"{path}: nothing says which activation these weights were trained with; they run with "
+            "OpenAI's QuickGELU. open_clip's own (LAION's, DataComp's) need GELU: write "
+            f'{{"quick_gelu": false}}, or true, into {path.with_suffix(".json").name} beside it',
+            stacklevel=2,
+        )
+
+    def build() -> nn.Module:
+        return CLIP(
             embed_dim=state["text_projection"].shape[1],
             vision_cfg=CLIPVisionCfg(**vision),
             text_cfg=CLIPTextCfg(**text),
             quick_gelu=config.get("quick_gelu", True),
         )
+
+    try:
+        with torch.device("meta"):  # names and shapes, before anything is allocated
+            _compare(build(), state)
+        model = build()
         model.load_state_dict(state)
-    except (KeyError, RuntimeError, ValueError, TypeError) as error:
-        raise CheckpointError(
-            f"the weights in {path} do not fit a CLIP of the sizes they imply: {_first_line(error)}"
-        ) from error
-    preprocess = config.get("preprocess") or {}
-    size = preprocess.get("size", vision["image_size"])
-    return model, Preprocess(**({"size": size} | preprocess))
+    except Exception as error:  # whatever a configuration may upset in open_clip
+        raise _unfit(path, error) from error
+    return model, preprocess
 
 
-def _known(cls: type, block: dict[str, Any] | None) -> dict[str, Any]:
-    return {k: v for k, v in (block or {}).items() if k in cls.__dataclass_fields__}
+def _unfit(path: Path, error: Exception) -> CheckpointError:
+    reason = first_line(error, 200)
+    if isinstance(error, KeyError):
+        reason = f"it lacks {reason}"
+    return CheckpointError(
+        f"the weights in {path} do not fit a CLIP of the sizes they imply: {reason}"
+    )
+
+
+def _compare(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    for name in sorted({*wanted, *state}):
+        if name not in state and name.endswith("num_batches_tracked"):
+            continue  # of training; torch does without it, and so do the oldest files
+        have = tuple(state[name].shape) if name in state else None
+        if wanted.get(name) != have:
+            raise ValueError(f"'{name}' has shape {have}, expected {wanted.get(name)}")
+
+
+def _merged(
+    cls: type, part: str, sizes: dict[str, Any], config: Mapping[str, Any], source: str
+) -> dict[str, Any]:
+    """Sizes read off the weights, and the flags of a configuration."""
+    merged = dict(sizes)
+    for key, value in (config.get(part) or {}).items():
+        where = f"{source}: {part}.{key} is {shown(value)}"
+        if value is None or (key not in cls.__dataclass_fields__ and not key.startswith(_PLACES)):
+            continue
+        if key.startswith(_PLACES):
+            if not value or key not in _named_places(config):
+                continue
+            raise CheckpointError(
+                f"{where}; a file beside a checkpoint gives sizes and flags, and never names "
+                "something to load. Name the architecture instead: load_backbone(NAME, "
+                "pretrained=FILE)"
+            )
+        if key in _TOLD_BY_WEIGHTS and key in sizes:
+            told = sizes[key]
+            if (_flat(value) != _flat(told)) or isinstance(value, bool):
+                raise CheckpointError(
+                    f"{where}, and the weights have {told}; correct the file, or leave it out"
+                )
+            continue
+        merged[key] = value
+    return merged
+
+
+def _named_places(config: Mapping[str, Any]) -> set[str]:
+    """Keys of a configuration that make open_clip load something from elsewhere.
+
+    timm_pool and its like are mere flags, but of no use without the model that is refused.
+    """
+    keys = {*(config.get("vision_cfg") or {}), *(config.get("text_cfg") or {})}
+    return {k for k in keys if k.startswith(_PLACES) and re.search("name|pretrained|kwargs", k)}
+
+
+def _flat(value: Any) -> Any:
+    """Lists as tuples, and the side of a square for (height, width)."""
+    if isinstance(value, (list, tuple)):
+        return value[0] if len(value) == 2 and value[0] == value[1] else tuple(value)
+    return value
 
 
 def _text_sizes(state: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Any]:
@@ -132,31 +249,3 @@ def _vision_sizes(state: dict[str, Tensor]) -> dict[str, Any]:
 
 def _count(state: dict[str, Tensor], pattern: str) -> int:
     return len({m.group(1) for m in (re.match(pattern, name) for name in state) if m})
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path} must hold one JSON object")
-    return config
-
-
-def _refuse_torchscript(path: Path) -> None:
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if any("/code/" in name for name in archive.namelist()):
-                raise CheckpointError(
-                    f"{path} is a TorchScript archive, which holds code, and code from a "
-                    "checkpoint is never run here. The same weights come through "
-                    "load_backbone('ViT-B/16'), or export its state dict to safetensors"
-                )
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

@@ -41,15 +41,19 @@ class Block:
     proj: tuple[Tensor, Tensor]
 
 
+def text_module(model: nn.Module) -> nn.Module:
+    """Where a model keeps its text tower: in `text`, or among its own attributes."""
+    text = getattr(model, "text", model)
+    return text if isinstance(text, nn.Module) else model
+
+
 def causal_source(model: nn.Module) -> tuple[nn.Module, Callable[[Tensor], Tensor]] | None:
     """The module with the text weights and its end-of-text rule, or None.
 
     None means that the tower is not known to be causal, to read the end-of-text position or to
     consist of plain CLIP blocks: then only full-length encoding is safe.
     """
-    source = getattr(model, "text", model)
-    if not isinstance(source, nn.Module):
-        source = model
+    source = text_module(model)
     for name in ("token_embedding", "positional_embedding", "transformer", "ln_final"):
         if not hasattr(source, name):
             return None

@@ -54,6 +54,7 @@ from openood_interneg.settings import SettingsError
 from openood_interneg.vlm.backbones import Backbone
 from openood_interneg.vlm.prompts import fill
 from openood_interneg.vlm.pseudo_prompts import PLACEHOLDER, pseudo_prompts
+from openood_interneg.vlm.tensor_files import read_tensors
 from openood_interneg.vlm.text_tower import CausalTextTower
 from openood_interneg.vlm.tower_weights import causal_source
 
@@ -85,22 +86,11 @@ def read_checkpoint(path: str | Path, setting: str = "checkpoint") -> dict[str, 
             "(safetensors, or a torch file of plain tensors)"
         )
     path = Path(path).expanduser()
-    if not path.is_file():
-        raise TrainedPromptError(f"{setting}: no file at {path}")
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            content = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # safetensors and torch raise many kinds
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise TrainedPromptError(
-            f"{setting}: cannot read {path} as plain tensors ({lines[0][:160]}). A file that "
-            "pickles other objects is not loaded; save its tensors alone, best as safetensors"
-        ) from error
-    tensors = dict(_flattened(content, ""))
+        tensors = read_tensors(path, TrainedPromptError)
+    except TrainedPromptError as error:
+        raise TrainedPromptError(f"{setting}: {error}") from error.__cause__
+    tensors = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
     if not tensors:
         raise TrainedPromptError(f"{setting}: {path} holds no tensors by name")
     return tensors
@@ -123,15 +113,6 @@ def pick(tensors: Mapping[str, Tensor], name: str, *, optional: bool = False) ->
         f"the checkpoint has {'no' if not found else 'several'} '{name}'; it holds "
         f"{', '.join(sorted(tensors)[:8])}{', ...' if len(tensors) > 8 else ''}"
     )
-
-
-def _flattened(value, name: str):
-    if isinstance(value, Tensor):
-        yield name, value.float() if value.is_floating_point() else value
-    elif isinstance(value, Mapping):
-        for key, part in value.items():
-            # torch's DistributedDataParallel puts "module." before every name.
-            yield from _flattened(part, f"{name}.{key}".removeprefix("."))
 
 
 # ---- prompts -------------------------------------------------------------------------------
