@@ -77,8 +77,8 @@ FINE = {
 }
 BAD = {
     "empty": (b"", "the file is empty"),
-    "text": (b"no image at all\n", "cannot identify"),
-    "html": (b"<html><body>404</body></html>", "cannot identify"),
+    "text": (b"no image at all\n", "it is no image in a format"),
+    "html": (b"<html><body>404</body></html>", "it is no image in a format"),
     "truncated jpeg": (JPEG[: len(JPEG) // 2], "Truncated File Read"),
     "truncated png": (FINE["plain"][:-60], ""),
     "header only": (JPEG[:20], ""),
@@ -86,8 +86,11 @@ BAD = {
     "large": (png_header(12_000, 8_000), "12000 x 8000 pixels; the limit"),
     "cut bomb": (png_header(5_000, 5_000), ""),
     "long strip": (encoded(picture((3000, 1)), "PNG"), "a strip"),
-    "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n", "identify"),
-    "svg": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "cannot identify"),
+    "postscript": (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n",
+        "it is no image in a format",
+    ),
+    "svg": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "it is no image in a format"),
     "float nan": (
         encoded(Image.fromarray(np.full((9, 9), np.nan, dtype="f4")), "TIFF"),
         "NaN or infinite",

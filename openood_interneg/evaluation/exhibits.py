@@ -19,6 +19,7 @@ from openood_interneg.detectors.base import Detector
 from openood_interneg.detectors.method import Method
 from openood_interneg.evaluation.datasets import ImageList
 from openood_interneg.evaluation.error_types import text_logits
+from openood_interneg.evaluation.images import read_rgb
 from openood_interneg.evaluation.protocols import mixed_order
 from openood_interneg.negatives.inversion import image_keys
 
@@ -151,9 +152,8 @@ def _by_key(lists: Sequence[ImageList]) -> dict[int, tuple[ImageList, int, str]]
 
 def thumbnail(images: ImageList, index: int) -> str:
     """A small JPEG as base64."""
-    with Image.open(images.file(index)) as image:
-        small = image.convert("RGB")
-        small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    small = read_rgb(images.file(index))
+    small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     data = io.BytesIO()
     small.save(data, "JPEG", quality=82)
     return base64.b64encode(data.getvalue()).decode()

@@ -2,14 +2,15 @@
 
 Two ways to read, for two purposes. `read_rgb` is what OpenOOD does, and what benchmarks use. An
 application takes files from strangers: `open_image` refuses what is too large before decoding it,
-decodes raster formats only, turns photographs upright and scales 16-bit pictures instead of
-clipping them; `as_image` takes arrays and tensors besides.
+turns photographs upright and scales 16-bit pictures instead of clipping them; `as_image` takes
+arrays and tensors besides. Both decode the same raster formats and no others.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -100,11 +101,12 @@ def read_rgb(path: Path) -> Image.Image:
         ImageError: absent, truncated or foreign file; the path is named.
     """
     try:
-        with _whole_images_only(), Image.open(path) as image:
+        with _whole_images_only(), _opened(path) as image:
             return image.convert("RGB")
     except Exception as error:  # Pillow raises many kinds on damaged files
         raise ImageError(
-            f"cannot read the image {path}: {error}; replace the file, or take it out of the list"
+            f"cannot read the image {_printable(path)}: {_reason(error)}; replace the file, or "
+            "take it out of the list"
         ) from error
 
 
@@ -118,23 +120,11 @@ def open_image(path: str | os.PathLike, reading: Reading | None = None) -> Image
         ImageError: absent, empty, truncated, too large, or no raster image; the path is named.
     """
     reading = reading or Reading()
-    name = os.fspath(path)
-    shown = ascii(name)[1:-1]  # a name may hold control characters or broken UTF-8
     try:
-        size = os.stat(name).st_size
-        if not os.path.isfile(name):
-            raise ImageError("it is not a file")
-        if size == 0:
-            raise ImageError("the file is empty")
-        if size > reading.max_bytes:
-            raise ImageError(f"the file has {size} bytes; the limit is {reading.max_bytes}")
-        with _whole_images_only(), Image.open(name, formats=_formats()) as image:
+        with _whole_images_only(), _opened(path, reading.max_bytes) as image:
             return _upright_rgb(image, reading)
-    except ImageError as error:
-        raise ImageError(f"cannot read the image {shown}: {error}") from None
     except Exception as error:  # Pillow raises many kinds on damaged files
-        reason = str(error).replace(repr(name), "it") or type(error).__name__
-        raise ImageError(f"cannot read the image {shown}: {reason}") from error
+        raise ImageError(f"cannot read the image {_printable(path)}: {_reason(error)}") from error
 
 
 def as_image(source: Any, reading: Reading | None = None) -> Image.Image:
@@ -230,6 +220,33 @@ class ImageFiles(Dataset):
             return self.transform(read_rgb(self.paths[index])), ""
         except ImageError as error:
             return torch.zeros(3, self.size, self.size), str(error)
+
+
+def _opened(path: str | os.PathLike, max_bytes: int | None = None) -> Image.Image:
+    """The one place where a file from a list or from a stranger is opened as an image."""
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for, a device read for ever
+        raise ImageError("it is not a file")
+    if status.st_size == 0:
+        raise ImageError("the file is empty")
+    if max_bytes is not None and status.st_size > max_bytes:
+        raise ImageError(f"the file has {status.st_size} bytes; the limit is {max_bytes}")
+    return Image.open(path, formats=_formats())
+
+
+def _printable(path: str | os.PathLike) -> str:
+    """A path may hold control characters or broken UTF-8."""
+    name = os.fsdecode(path)
+    return name if name.isprintable() else ascii(name)[1:-1]
+
+
+def _reason(error: Exception) -> str:
+    """Why an image cannot be read, in words that need no path."""
+    if isinstance(error, UnidentifiedImageError):
+        return f"it is no image in a format that is read here ({', '.join(_formats())})"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
 
 
 @lru_cache

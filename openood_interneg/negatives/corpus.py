@@ -15,7 +15,7 @@ from importlib import resources
 from pathlib import Path
 
 from openood_interneg.settings import InternegError
-from openood_interneg.vlm.text_files import numbered_lines, read_text
+from openood_interneg.vlm.text_files import numbered_lines, read_bytes, read_text
 
 NOUN, ADJECTIVE = "noun", "adjective"
 
@@ -182,10 +182,10 @@ def source_digest(source: str | Path) -> str:
     elif str(source).startswith("nltk:"):
         return load_corpus(source).digest
     else:
-        try:
-            content = Path(os.path.expanduser(source)).read_bytes()
-        except OSError:
+        path = Path(os.path.expanduser(source))
+        if not path.is_file():
             return load_corpus(source).digest  # says what is wrong with it
+        content = read_bytes(path, CorpusError, unpack=False)
     name = Path(source).name.lower()  # its ending decides how it is read
     return hashlib.blake2b(name.encode() + b"\0" + content, digest_size=16).hexdigest()
 

@@ -25,13 +25,15 @@ MAX_NODES = 100_000  # of a YAML or JSON document, with every alias written out
 MAX_DEPTH = 50
 
 
-def read_bytes(path: Path, error: type[InternegError], *, limit: int = MAX_BYTES) -> bytes:
+def read_bytes(
+    path: Path, error: type[InternegError], *, limit: int = MAX_BYTES, unpack: bool = True
+) -> bytes:
     """Content of a regular file, unpacked where its name ends in ``.gz``.
 
     Args:
         path: the file.
         error: what is raised, so that each caller's users see its own kind of error.
-        limit: largest number of bytes, unpacked.
+        limit: largest number of bytes, unpacked. unpack: False leaves an archive as it is.
 
     Raises:
         error: missing, a folder, a pipe or a device, unreadable, too large, a broken archive.
@@ -49,7 +51,7 @@ def read_bytes(path: Path, error: type[InternegError], *, limit: int = MAX_BYTES
     try:
         with os.fdopen(handle, "rb") as file:
             data = file.read(limit + 1)
-            if len(data) <= limit and path.suffix.lower() == ".gz":
+            if unpack and len(data) <= limit and path.suffix.lower() == ".gz":
                 data = _unpacked(data, limit)
     except (OSError, zlib.error, EOFError) as refusal:
         raise error(_why(path, refusal)) from None
