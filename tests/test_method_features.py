@@ -95,3 +95,17 @@ def test_every_method_says_what_its_features_are_of_and_can_be_pickled():
     for method in list_methods():
         method = pickle.loads(pickle.dumps(method))
         assert method.features_of(method.make_settings()) in ("image", "views", "patches")
+
+
+def test_scores_that_are_no_probabilities_have_no_error_types(world, tmp_path):
+    """Energy's scores lie beyond 1: no threshold in [0, 1] ever rejected an image."""
+    path = tmp_path / "energy.yml"
+    text = EXPERIMENT.format(kind="errors")
+    path.write_text(text.replace("label: CoVer, method: cover", "label: Energy, method: energy"))
+    options = Options(
+        bench="miniature", data_root=world / "data", backbones=("miniature",), limit=3
+    )
+    run = Reproduction(options, Store(world / "store"), tmp_path, lambda line: None)
+    result = run.run(load_experiment(path))
+    assert "sets" not in result["cells"][0]
+    assert "Energy's scores run from" in result["unavailable"][0]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from openood_interneg.detectors.adaneg import AdaNeg
-from openood_interneg.detectors.base import Detector
+from openood_interneg.detectors.base import Detector, DetectorError
 from openood_interneg.detectors.interneg import InterNeg
 
 GAMMAS = tuple(round(0.02 * i, 2) for i in range(1, 50))
@@ -71,8 +71,19 @@ def text_logits(detector: Detector, features: Tensor) -> tuple[Tensor, Tensor]:
 def unit_score(detector: Detector, score: np.ndarray) -> np.ndarray:
     """The score on [0, 1], so that methods share the axis of gamma.
 
-    AdaNeg's combined score reaches 1 + lambda; the others lie in [0, 1] already.
+    AdaNeg's combined score reaches 1 + lambda; a softmax mass lies in [0, 1] already.
+
+    Raises:
+        DetectorError: scores of another range (energies, sums of two confidences, ...), over
+            which a threshold in [0, 1] says nothing.
     """
     if isinstance(detector, AdaNeg) and detector.settings.in_score == "combine":
-        return score / (1.0 + detector.settings.weight)
+        score = score / (1.0 + detector.settings.weight)
+    low, high = float(score.min(initial=0.0)), float(score.max(initial=1.0))
+    if low < -1e-5 or high > 1 + 1e-5:
+        raise DetectorError(
+            f"{type(detector).__name__}'s scores run from {score.min():.4g} to {score.max():.4g}; "
+            "error types (kind: errors) compare scores with thresholds between 0 and 1, so leave "
+            "this method out of the experiment"
+        )
     return score
