@@ -25,6 +25,7 @@ __all__ = [
     "SettingsError",
     "TextSpaceSettings",
     "as_mapping",
+    "checked",
     "first_line",
     "from_mapping",
     "require_package",
@@ -43,7 +44,10 @@ class InternegError(Exception):
 
 def shown(value: object, limit: int = 80) -> str:
     """`repr` of a value for a message, cut to `limit` characters."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # a whole number of thousands of digits
+        text = f"a value of type {type(value).__name__} that cannot be printed"
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
@@ -103,7 +107,7 @@ class Settings:
     def __post_init__(self) -> None:
         hints = _hints(type(self))
         for f in dataclasses.fields(self):
-            value = _checked(f.name, getattr(self, f.name), hints[f.name], f.metadata)
+            value = checked(f.name, getattr(self, f.name), hints[f.name], f.metadata)
             object.__setattr__(self, f.name, value)
         self.check()
 
@@ -151,7 +155,9 @@ class InterNegSettings(TextSpaceSettings):
         "extra negatives: inversions filtered by their distance (inter) or by their image's "
         "(intra), image features (image), or none",
     )
-    bank_capacity: int = setting(2000, "K, largest number of extra negatives", low=0)
+    bank_capacity: int = setting(
+        2000, "K, largest number of extra negatives", low=0, high=1_000_000
+    )
     update: Literal["batch", "sample"] = setting(
         "batch", "bank update per batch (authors' code) or per image (Algorithm 1)"
     )
@@ -207,35 +213,44 @@ def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
-def _checked(name: str, value: Any, hint: Any, metadata: Mapping[str, Any]) -> Any:
+LARGEST = 2**63 - 1  # of whole numbers: what random generators and files hold
+WITHIN = " of at most 63 bits"
+
+
+def checked(name: str, value: Any, hint: Any, metadata: Mapping[str, Any]) -> Any:
+    """A value of the type that its hint says, within `metadata`'s low and high.
+
+    Raises:
+        SettingsError: naming the value and what is allowed.
+    """
     if typing.get_origin(hint) is Literal:
         choices = typing.get_args(hint)
         if value not in choices:
-            raise SettingsError(f"{name} is {value!r}; choose one of {', '.join(choices)}")
+            raise SettingsError(f"{name} is {shown(value)}; choose one of {', '.join(choices)}")
         return value
     if hint is bool:
         if not isinstance(value, bool):
-            raise SettingsError(f"{name} is {value!r}; it takes true or false")
+            raise SettingsError(f"{name} is {shown(value)}; it takes true or false")
         return value
     if hint is str:
         if not isinstance(value, str) or not value:
-            raise SettingsError(f"{name} is {value!r}; it takes a non-empty string")
+            raise SettingsError(f"{name} is {shown(value)}; it takes a non-empty string")
         return value
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         # PyYAML reads 1e-4 as a string: the most likely way to get here.
         hint_text = " (in YAML write 1.0e-4, with a dot)" if isinstance(value, str) else ""
-        raise SettingsError(f"{name} is {value!r}; it takes a number{hint_text}")
-    if not math.isfinite(value):
-        raise SettingsError(f"{name} is {value!r}; it takes a finite number")
+        raise SettingsError(f"{name} is {shown(value)}; it takes a number{hint_text}")
+    if not (abs(value) <= LARGEST if isinstance(value, int) else math.isfinite(value)):
+        raise SettingsError(f"{name} is {shown(value)}; it takes a finite number")
     if hint is int:
-        if int(value) != value:
-            raise SettingsError(f"{name} is {value!r}; it takes a whole number")
+        if int(value) != value or abs(value) > LARGEST:
+            raise SettingsError(f"{name} is {shown(value)}; it takes a whole number{WITHIN}")
         value = int(value)
     else:
         value = float(value)
     low, high = metadata.get("low"), metadata.get("high")
     if low is not None and value < low:
-        raise SettingsError(f"{name} is {value!r}; it must be at least {low}")
+        raise SettingsError(f"{name} is {shown(value)}; it must be at least {low}")
     if high is not None and value > high:
-        raise SettingsError(f"{name} is {value!r}; it must be at most {high}")
+        raise SettingsError(f"{name} is {shown(value)}; it must be at most {high}")
     return value

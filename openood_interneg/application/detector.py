@@ -26,10 +26,12 @@ from openood_interneg.application.id_images import (
     UNKNOWN,
     LabelledImages,
     checked_names,
+    contents_digest,
     images_digest,
     labelled_images,
     unlabelled_images,
 )
+from openood_interneg.application.progress import told
 from openood_interneg.application.saving import Saved
 from openood_interneg.application.state import StateError, chained
 from openood_interneg.application.turns import Mode, Turn, Turns
@@ -47,12 +49,13 @@ from openood_interneg.evaluation.pipeline import encoded_ahead
 from openood_interneg.evaluation.space import Progress, SpaceSource
 from openood_interneg.evaluation.store import Store, default_root
 from openood_interneg.negatives.corpus import load_corpus
-from openood_interneg.settings import InterNegSettings, SettingsError, from_mapping
+from openood_interneg.settings import InterNegSettings, SettingsError, checked, from_mapping
 from openood_interneg.vlm.backbones import Backbone, FeatureError, load_backbone
 
 GUARD_IMAGES = 256  # calibration images that id_guard watches
 FEW_IMAGES = 20  # too few to tell a 95 % quantile
 LOOK_EVERY = 100  # images of the stream between two looks at the false alarms
+MOST_ROWS, MOST_WORKERS = 1_000_000, 1024
 DRIFT = 0.1  # false alarms beyond those of calibration that are worth a warning
 
 
@@ -122,12 +125,9 @@ class InterNegDetector(Saved):
         if not isinstance(protections, ProtectionSettings):
             protections = from_mapping(ProtectionSettings, protections, "protections")
         self.protections = protections
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise SettingsError(f"batch_size is {batch_size!r}; it takes a whole number from 1 up")
-        if threads not in ("refuse", "arrival"):
-            raise SettingsError(f"threads is {threads!r}; choose one of refuse, arrival")
-        if preprocess not in ("clip", "openood_vlm"):
-            raise SettingsError(f"preprocess is {preprocess!r}; choose one of clip, openood_vlm")
+        batch_size = checked("batch_size", batch_size, int, {"low": 1, "high": MOST_ROWS})
+        checked("threads", threads, Mode, {})
+        checked("preprocess", preprocess, Literal["clip", "openood_vlm"], {})
         if protections.of_bank and (
             self.settings.bank == "none" or not self.settings.bank_capacity
         ):
@@ -157,7 +157,7 @@ class InterNegDetector(Saved):
         class_names: Sequence[str] | str | Path,
         id_images: Any,
         *,
-        progress: Progress | None = None,
+        progress: Progress | bool | None = None,
     ) -> InterNegDetector:
         """Learns the classes and mines the negative texts; starts a fresh stream.
 
@@ -166,19 +166,30 @@ class InterNegDetector(Saved):
             id_images: some images of every class: a folder with one subfolder per class, a
                 mapping class -> images, or a sequence of (image, class); a class is a name or its
                 number. `images_per_class` of each are read.
-            progress: told of texts encoded.
+            progress: told of the model, images and texts: a function of (what, finished since the
+                last call, total), True for bars on stderr, False for silence; by default bars
+                where stderr is a terminal.
 
         Raises:
             ClassNameError: no names, empty or duplicate ones. DetectorError: classes that are not
             among the names. ProxyError: a class without images. ImageError: unreadable image.
         """
         names = checked_names(class_names)
-        images = LabelledImages(self._encode, *labelled_images(id_images, names))
-        source = SpaceSource(self.backbone, names, images, self._store, progress)
-        space = source.build(self.settings)
+        sources, labels = labelled_images(id_images, names)
+        with told(progress) as tell:
+            tell("model", 0, 1)
+            backbone = self.backbone
+            tell("model", 1, 1)
+            images = LabelledImages(
+                lambda part: self._encode(part, lambda n: tell("ID images", n, len(part))),
+                sources,
+                labels,
+            )
+            space = SpaceSource(backbone, names, images, self._store, tell).build(self.settings)
         self._digests = {
             "corpus": self._corpus_digest(),
             "id_images": images_digest(images.sources, images.labels),
+            "proxy_images": contents_digest(images.used),
         }
         self._proxy_keys = images.keys
         _warn_of_equal_texts(space)
@@ -211,14 +222,36 @@ class InterNegDetector(Saved):
             return ""
         return load_corpus(self.settings.corpus).digest
 
+    def __repr__(self) -> str:
+        """The method, the model and how far it is; loads nothing."""
+        source, pretrained, _, precision = self._source
+        name = f"{source} {pretrained}" if pretrained else str(source)
+        if self._backbone is not None:
+            name, precision = self._backbone.name, self._backbone.precision
+        parts = [f"InterNeg on {name} ({precision})"]
+        if self._detector is None:
+            parts.append("not fitted")
+        else:
+            space, bank = self.space, self._detector.bank
+            parts.append(f"{len(space.class_names)} classes")
+            parts.append(f"{len(space.negatives)} negative texts")
+            if self._gamma is None:
+                parts.append("not calibrated")
+            else:
+                watched = self._detector.guard
+                by_images = watched is not None and watched[1] == self._gamma
+                how = f"calibrated at tpr {self._tpr:g}" if by_images else "set"
+                parts.append(f"gamma {self._gamma:.6g} ({how})")
+            parts.append(f"{self.position} images seen")
+            parts.append(f"bank {len(bank)} of {bank.capacity}")
+        return f"<{type(self).__name__}: {', '.join(parts)}>"
+
     @property
     def backbone(self) -> Backbone:
         """The frozen model, loaded now if it was not before."""
         with self._lock:
             if self._backbone is None:
                 source, pretrained, device, precision = self._source
-                if device == "auto":
-                    device = "cuda" if torch.cuda.is_available() else "cpu"
                 self._backbone = load_backbone(
                     source, pretrained=pretrained, device=device, precision=precision
                 )
@@ -256,12 +289,14 @@ class InterNegDetector(Saved):
     @gamma.setter
     def gamma(self, value: float | None) -> None:
         if value is not None:
-            if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
-                raise SettingsError(f"gamma is {value!r}; it takes a number from 0 to 1")
-            if not 0 <= float(value) <= 1:
-                raise SettingsError(f"gamma is {value!r}; it must lie from 0 to 1")
-            value = float(value)
+            value = value.item() if isinstance(value, np.generic) else value
+            value = checked("gamma", value, float, {"low": 0, "high": 1})
         self._gamma = value
+
+    @property
+    def tpr(self) -> float:
+        """Share of ID images that `calibrate` was told to let pass."""
+        return self._tpr
 
     def _fitted(self) -> ProtectedInterNeg:
         if self._detector is None:
@@ -358,7 +393,9 @@ class InterNegDetector(Saved):
             self._transform = self.preprocess.transform()
         return self._transform(image), content_key(image)
 
-    def _encode(self, sources: Sequence[Any]) -> tuple[Tensor, Tensor]:
+    def _encode(
+        self, sources: Sequence[Any], tell: Callable[[int], None] = lambda n: None
+    ) -> tuple[Tensor, Tensor]:
         """Features (n, D) and keys (n,) of images; an unreadable one is an error."""
         features, keys = [], []
         for begin in range(0, len(sources), self.batch_size):
@@ -371,6 +408,7 @@ class InterNegDetector(Saved):
                 pixels.append(tensor)
                 keys.append(key)
             features.append(self.backbone.encode_image(torch.stack(pixels)))
+            tell(len(pixels))
         return torch.cat(features), torch.tensor(keys, dtype=torch.int64)
 
     def stream(
@@ -399,8 +437,8 @@ class InterNegDetector(Saved):
             ImageError: with "stop". StateError: the images to be skipped are others.
         """
         self._threshold()
-        if on_error not in ("skip", "stop"):
-            raise SettingsError(f"on_error is {on_error!r}; choose one of skip, stop")
+        checked("on_error", on_error, Literal["skip", "stop"], {})
+        checked("workers", workers, int, {"low": 0, "high": MOST_WORKERS})
         return self._streamed(images, on_error, resume, workers)
 
     def _streamed(
@@ -525,7 +563,9 @@ class InterNegDetector(Saved):
 
     # ---- threshold, memory, explanation ----------------------------------------------------
 
-    def calibrate(self, id_images: Any, tpr: float = 0.95) -> float:
+    def calibrate(
+        self, id_images: Any, tpr: float = 0.95, *, progress: Progress | bool | None = None
+    ) -> float:
         """Sets gamma so that at least the share `tpr` of ID images is not unknown.
 
         The scores are those with the bank as it is now; the bank does not change. Images that
@@ -533,7 +573,7 @@ class InterNegDetector(Saved):
 
         Args:
             id_images: as for `fit` or `score`; labels are not looked at.
-            tpr: between 0 and 1.
+            tpr: between 0 and 1. progress: as for `fit`.
 
         Returns:
             gamma.
@@ -541,16 +581,18 @@ class InterNegDetector(Saved):
         Raises:
             DetectorError: no image is left. SettingsError: tpr out of range.
         """
-        if isinstance(tpr, bool) or not isinstance(tpr, (int, float)) or not 0 < tpr <= 1:
-            raise SettingsError(f"tpr is {tpr!r}; it lies above 0 and is at most 1")
         self._fitted()
+        if checked("tpr", tpr, float, {"low": 0, "high": 1}) == 0:
+            raise SettingsError("tpr is 0, and every image would be unknown; it lies above 0")
         sources = unlabelled_images(id_images)
         features, keys = [], []
-        for begin in range(0, len(sources), self.batch_size):
-            part, marks = self._encode(sources[begin : begin + self.batch_size])
-            fresh = [i for i, key in enumerate(marks.tolist()) if key not in self._proxy_keys]
-            features.append(part[fresh])
-            keys += marks[fresh].tolist()
+        with told(progress) as tell:
+            for begin in range(0, len(sources), self.batch_size):
+                part, marks = self._encode(sources[begin : begin + self.batch_size])
+                fresh = [i for i, key in enumerate(marks.tolist()) if key not in self._proxy_keys]
+                features.append(part[fresh])
+                keys += marks[fresh].tolist()
+                tell("calibration images", len(part), len(sources))
         if not keys:
             raise DetectorError(
                 "there is no image to calibrate with: give ID images, other ones than those that "
@@ -643,7 +685,11 @@ class InterNegDetector(Saved):
         The shares are of the softmax over all labels, negatives and bank entries (G = 1).
         """
         self._fitted()
-        (source,) = as_sources(image)
+        top = checked("top", top, int, {"low": 1})
+        sources = as_sources(image)
+        if len(sources) != 1:
+            raise ImageError(f"explain takes one image, not {len(sources)}")
+        (source,) = sources
         features, _ = self._encode([source])
         with self._lock:
             detector = self._fitted()

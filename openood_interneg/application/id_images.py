@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,12 +17,14 @@ from torch.utils.data import DataLoader
 from openood_interneg.application.state import text_digest
 from openood_interneg.detectors.base import DetectorError
 from openood_interneg.evaluation.images import ImageError, as_sources, image_files
+from openood_interneg.settings import shown
 from openood_interneg.vlm.classnames import (
     KNOWN_CLASS_NAMES,
     ClassNameError,
     check_class_names,
     class_names,
 )
+from openood_interneg.vlm.text_files import read_bytes
 
 UNKNOWN = "unknown"
 
@@ -170,8 +173,25 @@ def images_digest(sources: Sequence[Any], labels: np.ndarray) -> str:
     return text_digest(lines)
 
 
+def contents_digest(sources: Sequence[Any]) -> str:
+    """Digest of image files by their bytes; empty for images in memory.
+
+    Names and sizes do not tell images apart: all bitmaps of one shape have one size.
+
+    Raises:
+        ImageError: a file that cannot be read.
+    """
+    digests = []
+    for source in sources:
+        if not isinstance(source, (str, os.PathLike)):
+            return ""
+        data = read_bytes(Path(source), ImageError)
+        digests.append(hashlib.blake2b(data, digest_size=16).hexdigest())
+    return text_digest(digests)
+
+
 class LabelledImages:
-    """ID images as `SpaceSource` wants them; remembers the keys of those that were read."""
+    """ID images as `SpaceSource` wants them; remembers those that were read, and their keys."""
 
     def __init__(
         self,
@@ -180,12 +200,14 @@ class LabelledImages:
         labels: np.ndarray,
     ):
         self.encode, self.sources, self.labels = encode, sources, labels
+        self.used: list[Any] = []
         self.keys: set[int] = set()
 
     def features(self, indices: np.ndarray) -> Tensor:
         """(len(indices), D) unit image features."""
+        self.used = [self.sources[i] for i in indices]
         try:
-            features, keys = self.encode([self.sources[i] for i in indices])
+            features, keys = self.encode(self.used)
         except ImageError as error:
             raise ImageError(f"an ID image cannot be used: {error}") from error
         self.keys |= set(keys.tolist())
@@ -222,10 +244,12 @@ def _loose(name: str) -> str:
 def _label_of(name: Any, names: Sequence[str]) -> int:
     if isinstance(name, (int, np.integer)) and not isinstance(name, bool):
         if not 0 <= name < len(names):
-            raise DetectorError(f"class number {name} is not among 0..{len(names) - 1}")
+            raise DetectorError(f"class number {shown(name)} is not among 0..{len(names) - 1}")
         return int(name)
     if name in names:
         return names.index(name)
-    near = difflib.get_close_matches(str(name), names, n=1)
+    near = difflib.get_close_matches(name, names, n=1) if isinstance(name, str) else []
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise DetectorError(f"the ID images have a class {name!r} that is not among the names{hint}")
+    raise DetectorError(
+        f"the ID images have a class {shown(name)} that is not among the names{hint}"
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from openood_interneg.application.id_images import checked_names, images_digest, labelled_images
+from openood_interneg.application.id_images import (
+    checked_names,
+    contents_digest,
+    images_digest,
+    labelled_images,
+)
 from openood_interneg.application.state import (
     StateError,
     differing_names,
@@ -22,7 +27,8 @@ from openood_interneg.application.state import (
 )
 from openood_interneg.detectors.base import DetectorError, TextSpace
 from openood_interneg.evaluation.images import Reading
-from openood_interneg.settings import SettingsError, as_mapping
+from openood_interneg.negatives.proxies import sample_per_class
+from openood_interneg.settings import SettingsError, as_mapping, shown
 from openood_interneg.vlm.backbones import OPENAI_BACKBONES, Backbone
 
 if TYPE_CHECKING:
@@ -95,12 +101,16 @@ class Saved:
             },
         }
 
-    def _backbone_identity(self) -> dict[str, str]:
+    def _backbone_identity(self) -> dict[str, Any]:
         backbone = self.backbone
+        source, pretrained, _, _ = self._source
         return {
             "name": backbone.name,
             "weights": backbone.digest,
             "precision": backbone.precision,
+            # Told in messages only: a state never decides which file is opened.
+            "source": None if isinstance(source, Backbone) else str(source),
+            "pretrained": None if pretrained is None else str(pretrained),
         }
 
     @classmethod
@@ -129,8 +139,8 @@ class Saved:
             backbone = stored.get("name")
             if backbone not in (*OPENAI_BACKBONES, "miniature"):
                 raise StateError(
-                    f"{path} was made with the backbone {str(backbone)[:80]!r}; pass it as "
-                    "backbone="
+                    f"{path} was made with {_described(stored)}; pass it as backbone= (a "
+                    "state does not decide which file is opened)"
                 )
         try:
             detector = cls(
@@ -170,19 +180,15 @@ class Saved:
             **{f"protection {k}": v for k, v in as_mapping(self.protections).items()},
             **{f"image reading {k}": v for k, v in asdict(self.reading).items()},
             "batch_size": self.batch_size,
-            "preprocess": _plain(self.preprocess.key()) | {"variant": self._preprocess_name},
         }
         theirs = {
             **meta["settings"],
             **{f"protection {k}": v for k, v in meta["protections"].items()},
             **{f"image reading {k}": v for k, v in meta["reading"].items()},
             "batch_size": meta["batch_size"],
-            "preprocess": meta["preprocess"],
         }
         pairs = {n: (theirs.get(n), mine.get(n)) for n in dict.fromkeys([*mine, *theirs])}
-        identity = self._backbone_identity()
-        for name in ("weights", "precision"):
-            pairs[f"backbone {name}"] = (meta["backbone"].get(name), identity[name])
+        pairs |= self._model_pairs(meta)
         digests = meta["digests"]
         names = None
         if self._detector is not None:
@@ -196,24 +202,39 @@ class Saved:
         if names is not None and list(names) != meta["class_names"]:
             pairs["class names"] = differing_names(meta["class_names"], names)
         elif names is not None and id_images is not None:
-            here = images_digest(*labelled_images(id_images, names))
+            sources, labels = labelled_images(id_images, names)
+            here = images_digest(sources, labels)
             pairs["ID images digest"] = (digests.get("id_images"), here)
-        refuse_differences(f"the state {path}", pairs)
+            if here == digests.get("id_images") and "proxy_images" in digests:
+                here = contents_digest([sources[i] for i in self._proxy_images(labels, names)])
+                pairs["content of the ID images"] = (digests["proxy_images"], here)
+        refuse_differences(_named(path, meta), pairs)
         self._take(path, tensors, meta)
         return self
 
+    def _model_pairs(self, meta: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+        """What decides a feature beside the image: (the state's, the present)."""
+        here, there = self._backbone_identity(), meta["backbone"]
+        pairs = {f"backbone {k}": (there.get(k), here[k]) for k in ("weights", "precision")}
+        preprocess = _plain(self.preprocess.key()) | {"variant": self._preprocess_name}
+        return pairs | {"preprocess": (meta["preprocess"], preprocess)}
+
+    def _proxy_images(self, labels: Any, names: Sequence[str]) -> list[int]:
+        """Which ID images `fit` would read."""
+        settings = self.settings
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # `fit` has said which classes have few
+            return sample_per_class(
+                labels,
+                len(names),
+                settings.images_per_class,
+                select=settings.proxy_select,
+                seed=settings.proxy_seed,
+                class_names=names,
+            ).tolist()
+
     def _take(self, path: str | Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-        identity = self._backbone_identity()
-        refuse_differences(
-            f"the state {path}",
-            {
-                "backbone weights": (meta["backbone"].get("weights"), identity["weights"]),
-                "preprocess": (
-                    meta["preprocess"],
-                    _plain(self.preprocess.key()) | {"variant": self._preprocess_name},
-                ),
-            },
-        )
+        refuse_differences(_named(path, meta), self._model_pairs(meta))
         device = self.backbone.device
         if tensors["labels"].shape[1] != self.backbone.embed_dim:
             raise StateError(f"{path} is damaged: its features do not have the model's size")
@@ -248,7 +269,9 @@ class Saved:
         with self._lock:
             self._detector = fresh
             self._digests = {
-                k: str(v) for k, v in meta["digests"].items() if k in ("corpus", "id_images")
+                k: str(v)
+                for k, v in meta["digests"].items()
+                if k in ("corpus", "id_images", "proxy_images")
             }
             self._proxy_keys = set(tensors["proxy_keys"].tolist())
             self._restart()
@@ -261,6 +284,22 @@ class Saved:
             self.position, self.failed = stream["position"], stream["failed"]
             self.begun, self._names = begun, stream["names"]
             self.note = stream["note"]
+
+
+def _named(path: str | Path, meta: Mapping[str, Any]) -> str:
+    """A state in messages: its file and the model it was made with."""
+    return f"the state {path}, made with {_described(meta['backbone'])},"
+
+
+def _described(backbone: Mapping[str, Any]) -> str:
+    """The stored model: its name, where it was loaded from, its digest."""
+    loaded = [shown(backbone[k]) for k in ("source", "pretrained") if backbone.get(k)]
+    origin = f"loaded from {' and '.join(loaded)}, " if loaded else ""
+    weights, precision = str(backbone.get("weights"))[:12], str(backbone.get("precision"))[:20]
+    return (
+        f"the backbone {shown(backbone.get('name'))} ({origin}digest {weights}, "
+        f"precision {precision})"
+    )
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import dataclasses
 import functools
@@ -17,12 +18,11 @@ from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal, Optional
 
 import typer
-import yaml
 from rich.markup import escape
 
 from openood_interneg.application.detector import InterNegDetector, Scored
 from openood_interneg.application.id_images import labelled_images
-from openood_interneg.application.state import StateError, claimed
+from openood_interneg.application.state import StateError, claimed, refuse_differences
 from openood_interneg.cli.arguments import (
     BackboneName,
     Config,
@@ -33,15 +33,17 @@ from openood_interneg.cli.arguments import (
     Pretrained,
 )
 from openood_interneg.cli.console import progress_bars, say
-from openood_interneg.cli.evaluate import pick_device
 from openood_interneg.cli.options import plan_methods
 from openood_interneg.detectors.base import DetectorError
 from openood_interneg.evaluation.images import ImageError, Reading, image_files
+from openood_interneg.evaluation.space import Progress
 from openood_interneg.settings import InterNegSettings, SettingsError, as_mapping
-from openood_interneg.vlm.backbones import load_backbone
+from openood_interneg.vlm.text_files import MAX_BYTES, parse_yaml_value
 
 Text = Optional[str]  # noqa: UP045 - typer reads it
 File = Optional[Path]  # noqa: UP045
+
+LONGEST_LINE = 32 * 2**10  # bytes of a path
 
 
 def with_interneg_settings(command: Callable) -> Callable:
@@ -142,11 +144,11 @@ def score(
     if append and state is None:
         raise SettingsError("--append goes on from a state; give --state FILE")
     names, total = open_input(images)
-    clip = load_backbone(
-        backbone, pretrained=pretrained, device=pick_device(device), precision=precision
-    )
     detector = InterNegDetector(
-        clip,
+        backbone,
+        pretrained=pretrained,
+        device=device,
+        precision=precision,
         preprocess=preprocess,
         batch_size=batch_size,
         protections=parse_protections(protect),
@@ -158,14 +160,13 @@ def score(
         resume = state is not None and state.exists()
         if resume:
             detector.load(state, class_names=classes, id_images=id_images)
-            if gamma is not None and detector.gamma != gamma:
-                raise StateError(
-                    f"the state {state} does not belong to this run; gamma: {detector.gamma} in "
-                    f"the state, {gamma} here"
-                )
+            threshold = {"tpr": (detector.tpr, tpr)}
+            if gamma is not None:
+                threshold = {"gamma": (detector.gamma, gamma)}
+            refuse_differences(f"the state {state}", threshold)
         else:
             detector.fit(classes, id_images, progress=progress)
-            find_gamma(detector, gamma, calibrate, tpr, id_images)
+            find_gamma(detector, gamma, calibrate, tpr, id_images, progress)
         say(f"gamma {detector.gamma:.6g}, bank {detector.bank_size}", quiet)
         with open_output(out, detector, resume) as file, Stop() as stop:
             keep = Keeper(detector, state, file, out is not None, checkpoint_every)
@@ -245,6 +246,8 @@ def open_input(source: str) -> tuple[Iterator[str], int | None]:
     Image.init()
     if path.suffix.lower() in Image.EXTENSION:
         return iter([str(path)]), 1
+    if path.stat().st_size > MAX_BYTES:
+        raise DetectorError(f"{path} is too large for a list of paths; pipe it in (-) instead")
     with open(path, "rb") as file:
         head = file.read(4096)
         if b"\0" in head:
@@ -257,7 +260,19 @@ def open_input(source: str) -> tuple[Iterator[str], int | None]:
 
 
 def _lines(file: BinaryIO) -> Iterator[str]:
-    for line in iter(file.readline, b""):
+    """Paths, one a line; a byte order mark is no part of the first.
+
+    Raises:
+        DetectorError: a line longer than any path.
+    """
+    for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), 1):
+        if len(line) > LONGEST_LINE:
+            raise DetectorError(
+                f"line {number} of the paths is longer than {LONGEST_LINE} bytes, and no path is; "
+                "give one path a line"
+            )
+        if number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)
         if line := line.rstrip(b"\r\n"):
             yield os.fsdecode(line)
 
@@ -266,22 +281,24 @@ def parse_protections(text: str) -> dict[str, Any]:
     """`diversity=0.95,max_age=5000` -> a mapping.
 
     Raises:
-        SettingsError: a part without a value.
+        SettingsError: a part without a value, or with one that is no YAML.
     """
     out = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, equals, value = part.partition("=")
         if not equals:
             raise SettingsError(f"--protect: {part!r} has no value; write name=value,name=value")
-        try:
-            out[name.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise SettingsError(f"--protect: {part!r} has no sound value") from error
+        out[name.strip()] = parse_yaml_value(value, f"--protect {part!r}", SettingsError)
     return out
 
 
 def find_gamma(
-    detector: InterNegDetector, gamma: float | None, folder: Path | None, tpr: float, given: Path
+    detector: InterNegDetector,
+    gamma: float | None,
+    folder: Path | None,
+    tpr: float,
+    given: Path,
+    progress: Progress,
 ) -> None:
     """Sets gamma: as given, or from ID images that are not the proxies'.
 
@@ -296,13 +313,13 @@ def find_gamma(
             )
         return
     if folder is not None:
-        detector.calibrate(folder, tpr)
+        detector.calibrate(folder, tpr, progress=progress)
         return
     sources, _ = labelled_images(given, detector.class_names)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*made the image proxies.*")
-            detector.calibrate(sources, tpr)
+            detector.calibrate(sources, tpr, progress=progress)
     except DetectorError:
         raise DetectorError(
             f"all images of {given} made the image proxies, and gamma must not rest on them: give "

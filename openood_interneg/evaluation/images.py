@@ -25,7 +25,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from openood_interneg.settings import InternegError
+from openood_interneg.settings import InternegError, checked
 
 # Pillow hands some of the others (EPS, for one) to programs outside it.
 _FORMATS = (
@@ -64,6 +64,11 @@ class Reading:
     max_pixels: int = 80_000_000
     max_bytes: int = 256 * 2**20
     max_aspect: float = 100.0
+
+    def __post_init__(self) -> None:
+        for name, hint in (("exif", bool), ("max_pixels", int), ("max_bytes", int)):
+            checked(name, getattr(self, name), hint, {"low": 1})
+        checked("max_aspect", self.max_aspect, float, {"low": 1})
 
 
 _decoding = threading.RLock()
@@ -150,6 +155,7 @@ def as_image(source: Any, reading: Reading | None = None) -> Image.Image:
         except Exception as error:  # lazily loaded from a damaged file
             raise ImageError(f"cannot read the PIL image: {error}") from error
     if isinstance(source, Tensor):
+        _check_shape(tuple(source.shape), "tensor", reading)
         return _from_array(_tensor_array(source), "tensor", tuple(source.shape), reading)
     if isinstance(source, np.ndarray):
         return _from_array(source, "array", source.shape, reading)
@@ -316,14 +322,21 @@ def _tensor_array(tensor: Tensor) -> np.ndarray:
         raise ImageError(f"the tensor's values cannot be read: {reason}") from error
 
 
-def _from_array(array: np.ndarray, kind: str, shape: tuple, reading: Reading) -> Image.Image:
-    wanted = "(H, W) or (3, H, W)" if kind == "tensor" else "(H, W) or (H, W, 3)"
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
-        raise ImageError(f"the {kind} has shape {tuple(shape)}; an image is {wanted}")
+def _check_shape(shape: tuple[int, ...], kind: str, reading: Reading) -> None:
+    """Refuses what is no image, or too large a one, before any of its values is looked at."""
+    first = kind == "tensor"  # where the channels stand
+    sides = shape[-2:] if first else shape[:2]
+    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[0 if first else 2] not in (1, 3, 4)):
+        wanted = "(H, W) or (3, H, W)" if kind == "tensor" else "(H, W) or (H, W, 3)"
+        raise ImageError(f"the {kind} has shape {shape}; an image is {wanted}")
     try:
-        _check_size(array.shape[1], array.shape[0], reading)
+        _check_size(sides[1], sides[0], reading)
     except ImageError as error:
         raise ImageError(f"the {kind} cannot be an image: {error}") from None
+
+
+def _from_array(array: np.ndarray, kind: str, shape: tuple, reading: Reading) -> Image.Image:
+    _check_shape(tuple(shape), kind, reading)
     if array.ndim == 3:
         array = array[..., 0] if array.shape[2] == 1 else array[..., :3]
     if array.dtype == np.uint16:

@@ -1,0 +1,39 @@
+"""Bars for what takes long: loading, reading ID images, encoding texts."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from openood_interneg.evaluation.space import Progress
+
+
+@contextmanager
+def told(progress: Progress | bool | None) -> Iterator[Progress]:
+    """Whom to tell of progress.
+
+    Args:
+        progress: a function of (what, finished since the last call, total); True for bars on
+            stderr, False for silence, None for bars where stderr is a terminal.
+    """
+    if callable(progress):
+        yield progress
+        return
+    if not (sys.stderr.isatty() if progress is None else progress):
+        yield lambda what, done, total: None
+        return
+    from tqdm import tqdm
+
+    bars: dict[str, tqdm] = {}
+
+    def advance(what: str, done: int, total: int) -> None:
+        if what not in bars:
+            bars[what] = tqdm(desc=what, total=total, file=sys.stderr, position=len(bars))
+        bars[what].update(done)
+
+    try:
+        yield advance
+    finally:
+        for bar in bars.values():
+            bar.close()
