@@ -9,7 +9,9 @@ import torch
 from PIL import Image
 
 from openood_interneg.cli.evaluate import parse_seeds
+from openood_interneg.detectors.registry import get_method, list_methods
 from openood_interneg.evaluation.datasets import Benchmark, BenchmarkError, ImageList
+from openood_interneg.evaluation.exhibits import _by_key
 from openood_interneg.evaluation.runner import Evaluation
 from openood_interneg.evaluation.store import Store
 from openood_interneg.settings import SettingsError
@@ -79,6 +81,25 @@ def test_a_seed_that_stands_twice_is_no_second_run():
 
 
 def _mcm():
-    from openood_interneg.detectors.registry import get_method
-
     return get_method("mcm").make_settings({})
+
+
+def test_captions_by_name_refuse_two_images_of_one_name(clip, benchmark):
+    """`0.bmp` is in every folder: the ID images' captions would be taken for the OOD images."""
+    method = next(m for m in list_methods() if "captions" in m.needs)
+    evaluation = Evaluation(benchmark, clip)
+    settings = method.make_settings({"captions": "captions.txt"})
+    for ask in (
+        lambda: evaluation.check([(method, settings)]),
+        lambda: evaluation.method_sets(method, settings),
+    ):
+        with pytest.raises(BenchmarkError, match=r"'0.bmp' is an image of 'shapes' and another"):
+            ask()
+    evaluation.check([(get_method("mcm"), _mcm())])
+
+
+def test_an_exhibit_does_not_guess_whose_name_it_is(benchmark, tmp_path):
+    near = replace(benchmark.near[0], paths=("0.bmp", "other.bmp"))
+    found = {name: images for images, _, name in _by_key([benchmark.test, near]).values()}
+    assert found["0.bmp"] is None, "it could be the ID image or the OOD image"
+    assert found["1.bmp"] is benchmark.test and found["other.bmp"] is near

@@ -29,6 +29,7 @@ from openood_interneg.evaluation.store import (
     tensors_digest,
     write_tensors,
 )
+from openood_interneg.evaluation.store_folders import STALE
 
 LAYOUT = {"features": Rows((4,), values="unit")}
 ROOT = Path(__file__).resolve().parent.parent
@@ -340,7 +341,7 @@ def test_old_temporary_files_are_swept_and_those_of_a_live_writer_stay(tmp_path)
     old, young = (entry.folder / f".{name}.safetensors.x.tmp" for name in "ab")
     for path in (old, young):
         path.write_bytes(b"half")
-    long_ago = time.time() - 2 * store_module.STALE
+    long_ago = time.time() - 2 * STALE
     os.utime(old, (long_ago, long_ago))
     filled(tmp_path, seed=1)  # swept a moment ago
     assert old.exists()

@@ -19,6 +19,7 @@ from openood_interneg.detectors.base import Detector
 from openood_interneg.detectors.method import Method
 from openood_interneg.evaluation.datasets import ImageList
 from openood_interneg.evaluation.error_types import text_logits
+from openood_interneg.evaluation.image_lists import shared_names
 from openood_interneg.evaluation.images import read_rgb
 from openood_interneg.evaluation.protocols import mixed_order
 from openood_interneg.negatives.inversion import image_keys
@@ -142,11 +143,14 @@ def _first(score: np.ndarray) -> list[int]:
     return np.argsort(score, kind="stable")[:EXAMPLES].tolist()
 
 
-def _by_key(lists: Sequence[ImageList]) -> dict[int, tuple[ImageList, int, str]]:
+def _by_key(lists: Sequence[ImageList]) -> dict[int, tuple[ImageList | None, int, str]]:
+    """Image of a key; none where two different images of the stream have one name."""
     out = {}
+    doubtful = shared_names(lists)
     for images in lists:
         for i, key in enumerate(image_keys(images.paths).tolist()):
-            out[key] = (images, i, images.paths[i])
+            name = images.paths[i]
+            out[key] = (None if name in doubtful else images, i, name)
     return out
 
 
@@ -175,12 +179,18 @@ def _bank(evaluation, detector: Detector, settings, lists: Sequence[ImageList]) 
             {
                 "image": thumbnail(images, index) if images is not None else "",
                 "name": name,
-                "side": "OOD" if images is not None and images.labels[index] < 0 else "ID",
+                "side": _side(images, index),
                 "deviation": _rounded(bank.deviation[i] / classes),
                 "words": words[i],
             }
         )
     return out
+
+
+def _side(images: ImageList | None, index: int) -> str:
+    if images is None:
+        return "ID or OOD (two images have this name)"
+    return "OOD" if images.labels[index] < 0 else "ID"
 
 
 def nearest_words(source, settings, features: Tensor, count: int = TOP) -> list[list[list]]:

@@ -148,6 +148,21 @@ def check_ood_labels(images: ImageList) -> None:
         raise BenchmarkError(f"the OOD list '{images.name}' has labels other than -1; OOD is -1")
 
 
+def shared_names(lists: Iterable[ImageList]) -> dict[str, tuple[str, str]]:
+    """Image names that stand for different files: name -> the two sets that have it.
+
+    An image's name is its path in the list, so `0001.png` may be in every folder.
+    """
+    first: dict[str, ImageList] = {}
+    out: dict[str, tuple[str, str]] = {}
+    for images in lists:
+        for name in images.paths:
+            other = first.setdefault(name, images)
+            if other is not images and other.folder / name != images.folder / name:
+                out.setdefault(name, (other.name, images.name))
+    return out
+
+
 def joined(name: str, lists: Iterable[ImageList]) -> ImageList:
     """Several lists as one, in their order, with paths from the folder that they have in common."""
     lists = list(lists)

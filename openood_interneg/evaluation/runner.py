@@ -17,8 +17,9 @@ from torch import Tensor
 
 from openood_interneg.detectors.method import Method
 from openood_interneg.detectors.registry import get_method
-from openood_interneg.evaluation.datasets import Benchmark, ImageList
+from openood_interneg.evaluation.datasets import Benchmark, BenchmarkError, ImageList
 from openood_interneg.evaluation.features import FeatureSource, ListedIdImages
+from openood_interneg.evaluation.image_lists import shared_names
 from openood_interneg.evaluation.inversions import StoredInverter, stored_inverter
 from openood_interneg.evaluation.metrics import METRICS, ood_metrics
 from openood_interneg.evaluation.protocols import (
@@ -110,6 +111,8 @@ class Evaluation:
         Raises:
             BenchmarkError: missing images. ProxyError: a class without ID images.
         """
+        for method, _ in plans:
+            self._check_names(method)
         train = self.benchmark.train
         chosen = None
         if train is not None:
@@ -150,10 +153,26 @@ class Evaluation:
     def method_sets(
         self, method: Method, settings: TextSpaceSettings
     ) -> tuple[FeatureSet, list[FeatureSet]]:
-        """The ID set and the OOD sets with the features that a method takes."""
+        """The ID set and the OOD sets with the features that a method takes.
+
+        Raises:
+            BenchmarkError: the method finds an image by its name, and two images share one.
+        """
+        self._check_names(method)
         kind = method.features_of(settings)
         id_set = self.feature_set(self.benchmark.test, kind, settings)
         return id_set, [self.feature_set(images, kind, settings) for images in self.benchmark.ood]
+
+    def _check_names(self, method: Method) -> None:
+        """A caption file knows an image by its name alone."""
+        if "captions" not in method.needs:
+            return
+        for name, sets in shared_names([self.benchmark.test, *self.benchmark.ood]).items():
+            raise BenchmarkError(
+                f"'{name}' is an image of '{sets[0]}' and another one of '{sets[1]}': the captions "
+                f"of method '{method.name}' could not be told apart. Write both lists with paths "
+                "from one folder above, and the caption file likewise"
+            )
 
     def inverter(self, settings) -> StoredInverter:
         """The stored inverter of some settings."""

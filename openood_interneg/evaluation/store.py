@@ -11,19 +11,22 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from torch import Tensor
 
+from openood_interneg.evaluation.store_folders import (
+    TEMPORARY,
+    sweep_temporary,
+    warn_if_others_write,
+    writing,
+)
 from openood_interneg.evaluation.stored_files import (
     Layout,
     Rows,
@@ -34,7 +37,6 @@ from openood_interneg.evaluation.stored_files import (
     discard,
     read_tensors,
     tensors_digest,
-    umask,
     write_tensors,
     write_text,
 )
@@ -52,14 +54,12 @@ __all__ = [
     "tensors_digest",
     "write_tensors",
     "write_text",
+    "writing",
 ]
 
 # Part of every name in the store. It grows whenever a key or a file means something else than
 # before, so that nothing old is read with a new meaning.
 FORMAT = 2
-
-STALE = 24 * 3600.0  # seconds; a writer touches its temporary file all the time
-TEMPORARY = "interneg-store-"
 
 Compute = Callable[[list[int]], Iterator[Mapping[str, Tensor]]]
 
@@ -258,7 +258,7 @@ class Store:
     def __init__(self, root: Path | None):
         if root is None:
             try:
-                _sweep_temporary()
+                sweep_temporary()
                 self._temporary = tempfile.TemporaryDirectory(prefix=TEMPORARY)
                 root = Path(self._temporary.name)
                 # Held until the process ends: without it the folder is left over from a dead one.
@@ -272,13 +272,13 @@ class Store:
         self.root = Path(root)
         if self.root.exists() and not self.root.is_dir():
             raise StoreError(f"the cache {self.root} is no folder; give another with --cache-dir")
-        _warn_if_others_write(self.root)
+        warn_if_others_write(self.root)
 
     def folder(self, kind: str, key: Any) -> Path:
         """Where what a key decides is kept; nothing is created."""
-        _warn_if_others_write(self.root / kind)
+        warn_if_others_write(self.root / kind)
         folder = self.root / kind / digest([FORMAT, kind, key])
-        _warn_if_others_write(folder)
+        warn_if_others_write(folder)
         return folder
 
     def entry(
@@ -295,100 +295,3 @@ class Store:
             layout: tensors that a shard must hold, checked whenever one is read or written.
         """
         return Entry(self.folder(kind, [key, rows, shard_rows]), key, rows, shard_rows, layout)
-
-
-# ---- the folders ---------------------------------------------------------------------------
-
-
-@contextmanager
-def writing(folder: Path) -> Iterator[int]:
-    """Writing into a folder of the store; yields the permissions of new files there.
-
-    Folders are made on the way. They and their files are for the user alone; below a root that a
-    group may write they are as open as it is, as far as the umask lets them.
-
-    Args:
-        folder: root / kind / name.
-
-    Raises:
-        StoreError: for every OSError, naming the folder and the remedy.
-    """
-    root = folder.parents[1]
-    try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileExistsError):
-            root.mkdir(mode=0o700)
-        opened = stat.S_IMODE(root.stat().st_mode) & 0o777
-        allowed = opened & ~umask() if opened & stat.S_IWGRP else 0o700
-        for part in (folder.parent, folder):
-            with suppress(FileExistsError):
-                part.mkdir(mode=allowed | 0o700)
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(None, "it cannot be written")
-        _sweep(root)
-        yield (allowed & 0o666) | 0o600
-    except OSError as error:
-        remedy = (
-            "set TMPDIR to a folder with room"
-            if root.name.startswith(TEMPORARY)
-            else "give another folder (--cache-dir, INTERNEG_CACHE); --no-cache does without"
-        )
-        raise StoreError(
-            f"cannot write to the cache {root}: {error.strerror or error}. Make room, or {remedy}"
-        ) from error
-
-
-def _warn_if_others_write(folder: Path) -> None:
-    """Whoever can write into the cache decides the figures that come out of it."""
-    if not hasattr(os, "geteuid"):
-        return
-    try:
-        found = folder.stat()
-    except OSError:
-        return
-    why = None
-    if found.st_uid not in (0, os.geteuid()):
-        why = f"belongs to another user (uid {found.st_uid})"
-    elif found.st_mode & stat.S_IWOTH:
-        why = "can be written by everybody"
-    elif found.st_mode & stat.S_IWGRP and found.st_gid != found.st_uid:  # not one's own group
-        why = f"can be written by the group {found.st_gid}"
-    if why:
-        warnings.warn(
-            f"the cache {folder} {why}, who can change results; chmod go-w it, or give a folder "
-            "of your own (--cache-dir, INTERNEG_CACHE)",
-            stacklevel=3,
-        )
-
-
-def _sweep(root: Path) -> None:
-    """Once a day removes what killed writers have left; a live one's file is younger."""
-    mark, now = root / ".swept", time.time()
-    with suppress(OSError):
-        if mark.exists() and now - mark.stat().st_mtime < STALE:
-            return
-        mark.touch(mode=0o600)
-        for path in root.glob("*/*/.*.tmp"):
-            with suppress(OSError):
-                if now - path.lstat().st_mtime >= STALE:
-                    path.unlink()
-
-
-def _sweep_temporary() -> None:
-    """Removes temporary stores whose process is gone (killed, or the machine went down)."""
-    import shutil
-
-    for folder in Path(tempfile.gettempdir()).glob(f"{TEMPORARY}*"):
-        lock = folder / ".lock"
-        # A young one may not have come to take its lock yet.
-        with suppress(OSError, Timeout):
-            if time.time() - folder.lstat().st_mtime < 60 or not lock.is_file():
-                continue
-            if folder.is_symlink() or (hasattr(os, "geteuid") and _owner(folder) != os.geteuid()):
-                continue
-            with FileLock(lock, timeout=0):
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-def _owner(path: Path) -> int:
-    return path.lstat().st_uid
