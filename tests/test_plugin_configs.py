@@ -8,7 +8,7 @@ from openood_standin import REAL_MISSING
 
 from openood_interneg.detectors.registry import get_method, list_methods
 from openood_interneg.evaluation.datasets import configs_root
-from openood_interneg.plugin.benchmarks import place, read_entry, shipped
+from openood_interneg.plugin.benchmarks import read_entry, shipped
 from openood_interneg.plugin.network import resolve_class_names
 from openood_interneg.plugin.postprocessors import postprocessor_class
 from openood_interneg.vlm.classnames import KNOWN_CLASS_NAMES
@@ -125,10 +125,3 @@ def test_benchmarks(name):
 
 def test_the_benchmarks_of_the_paper_are_there():
     assert {"cifar10", "cifar100", "imagenet200", "imagenet", "imagenet_four_ood"} <= set(shipped())
-
-
-def test_places():
-    assert place("./data/images_classic/", None) == "images_classic"
-    assert place("./data/x/y.txt", "/root") == "/root/x/y.txt"
-    assert place("lists/y.txt", "/root") == "/root/lists/y.txt"
-    assert place("/abs/y.txt", "/root") == "/abs/y.txt"

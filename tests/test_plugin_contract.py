@@ -20,10 +20,11 @@ if REAL_MISSING is None:
     from openood_interneg.evaluation.protocols import FeatureSet, replay
     from openood_interneg.evaluation.runner import Evaluation
     from openood_interneg.evaluation.space import SpaceSource
+    from openood_interneg.plugin import network
     from openood_interneg.plugin.baselines import BASELINES, BaselineError, run_baseline
     from openood_interneg.plugin.device import following
     from openood_interneg.plugin.evaluator import Evaluator
-    from openood_interneg.plugin.network import ClipZeroShot, as_clip
+    from openood_interneg.plugin.network import ClipZeroShot, as_clip, name_class_names
     from openood_interneg.plugin.postprocessors import InterNegPostprocessor, MCMPostprocessor
     from openood_interneg.plugin.register import config_root, register, register_benchmark
     from openood_interneg.settings import SettingsError
@@ -49,7 +50,9 @@ def cache(tmp_path_factory):
     saved = os.environ.get("INTERNEG_CACHE")
     os.environ["INTERNEG_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     register()
+    name_class_names("cifar10", CLASSES)  # drawn objects stand where CIFAR-10's classes do
     yield
+    network._named.pop("cifar10")
     os.environ.pop("INTERNEG_CACHE")
     if saved is not None:
         os.environ["INTERNEG_CACHE"] = saved
@@ -103,7 +106,7 @@ def plain(net, root, configs):
 
 
 def ours(net, root, **options):
-    options = {"batch_size": 8, "num_workers": 0, "data_root": str(root)} | options
+    options = {"batch_size": 8, "num_workers": 0, "data_root": root and str(root)} | options
     return Evaluator(net, options.pop("id_name", "cifar10"), **options)
 
 
@@ -246,7 +249,7 @@ def test_realbench_mixed_is_the_table_of_interneg_eval(realbench, root, tmp_path
     for path in (realbench / "benchmark_imglist" / "realbench10").iterdir():
         lines = path.read_text().splitlines(keepends=True)
         (lists / path.name).write_text("".join(lines[:: 1 if "train" in path.name else 10]))
-    real = ClipZeroShot.load(realbench / "model" / "clip.safetensors", "cifar10")
+    real = ClipZeroShot.load(realbench / "model" / "clip.safetensors", "realbench10")
     made = InterNegPostprocessor(**(settings | {"beta": 0.9}))
     evaluator = ours(real, tmp_path, id_name="realbench10", postprocessor=made, batch_size=128)
     table = evaluator.eval_ood(progress=False)
@@ -409,7 +412,7 @@ ood_dataset:
 def test_own_benchmark_without_near_sets(net, far_only, settings, protocol):
     name = register_benchmark(far_only)
     made = InterNegPostprocessor(**settings)
-    evaluator = ours(net, "anywhere", id_name=name, postprocessor=made, protocol=protocol)
+    evaluator = ours(net, None, id_name=name, postprocessor=made, protocol=protocol)
     table = evaluator.eval_ood(progress=False)
     assert list(table.index) == ["mnist", "farood"] and evaluator.eval_acc() == table["ACC"].iloc[0]
 
@@ -439,7 +442,7 @@ def test_main_mixed(tmp_path, net, root, settings):
     rows = run_main(
         tmp_path, "--config", "configs/datasets/cifar10/cifar10.yml", *CONFIGS,
         "configs/pipelines/mixed.yml", "configs/postprocessors/interneg.yml",
-        "--data_root", root, *SMALL, "--network.class_names", root / "names.txt",
+        "--data_root", root, *SMALL, "--dataset.class_names", root / "names.txt",
         "--evaluator.batch_size", "16", *arguments,
     )  # fmt: skip
     made = InterNegPostprocessor(**settings)
@@ -457,6 +460,7 @@ def test_main_with_openoods_own_protocol_search_and_method(tmp_path, root, far_o
         tmp_path / "aps", "--config", "configs/datasets/cifar10/cifar10.yml", *CONFIGS,
         "configs/pipelines/openood.yml", "configs/postprocessors/mcm.yml",
         "--data_root", root, *SMALL, "--postprocessor.APS_mode", "True",
+        "--dataset.class_names", root / "names.txt",
     )  # fmt: skip
     assert list(rows) == ["dataset", *INDEX]
     (tmp_path / "short").mkdir()

@@ -245,7 +245,7 @@ def test_hyperparameters_go_by_the_sweeps_order():
     made.set_hyperparam([0.5, 0.2, 3])
     assert (made.settings.tau, made.settings.beta, made.settings.num_negatives) == (0.5, 0.2, 3)
     assert made.get_hyperparam() == [0.5, 0.2, 3]
-    with pytest.raises(SettingsError, match="2 values for 3"):
+    with pytest.raises(SettingsError, match="got 2 values.*takes 3, of tau"):
         made.set_hyperparam([1.0, 0.2])
     late = InterNegPostprocessor()
     late.APS_mode = True

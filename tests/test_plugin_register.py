@@ -8,6 +8,8 @@ import warnings
 import pytest
 from openood_standin import swapped, write_standin
 
+from openood_interneg.settings import SettingsError
+
 
 @pytest.fixture(scope="module")
 def standin(tmp_path_factory):
@@ -117,10 +119,10 @@ def test_names_are_known_everywhere_and_openoods_own_stay(openood):
         type(pipelines.get_postprocessor(Config(postprocessor={"name": "msp"})))
         is BasePostprocessor
     )
-    with pytest.raises(KeyError):
-        pipelines.get_postprocessor(Config(postprocessor={"name": "nonsense"}))
+    with pytest.raises(SettingsError, match="did you mean 'interneg'"):
+        pipelines.get_postprocessor(Config(postprocessor={"name": "internegg"}))
     assert pipelines.get_network(Config(name="resnet")) == "a resnet"
-    with pytest.raises(Exception, match="Unexpected Network Architecture"):
+    with pytest.raises(SettingsError, match="no network 'nonsense'"):
         pipelines.get_network(Config(name="nonsense"))
     evaluator = pipelines.get_evaluator(Config(evaluator={"name": "mixed"}, seed=3))
     assert evaluator.protocol == "mixed" and evaluator.seed == 3 and evaluator.batch_size == 256

@@ -12,6 +12,7 @@ from typing import Any
 _HOME = {
     "BASELINES": "baselines",
     "BaselineError": "baselines",
+    "ClassesError": "classes",
     "ClipHead": "network",
     "ClipZeroShot": "network",
     "DetectorPostprocessor": "postprocessors",
@@ -21,7 +22,9 @@ _HOME = {
     "OpenOODMissing": "openood",
     "config_root": "register",
     "evaluate": "streams",
+    "following": "device",
     "load_openood": "openood",
+    "name_class_names": "network",
     "postprocessor_class": "postprocessors",
     "register_benchmark": "register",
     "run_baseline": "baselines",

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
-import yaml
-
 from openood_interneg.evaluation.datasets import (
+    Benchmark,
     BenchmarkError,
+    check_images,
+    check_set_names,
     configs_root,
+    data_folder,
+    declared_class_names,
+    group_sets,
     list_benchmarks,
+    place,
+    read_benchmark,
+    read_image_list,
+    read_source,
+    schema_errors,
+    split_paths,
 )
-from openood_interneg.plugin.network import name_class_names
-from openood_interneg.vlm.classnames import KNOWN_CLASS_NAMES, class_names
+from openood_interneg.plugin.network import known_class_names, name_class_names
 from openood_interneg.vlm.preprocess import CLIP_MEAN, CLIP_STD
+
+GROUPS = {"near": "nearood", "far": "farood"}  # OpenOOD's evaluation API -> its YAML files
 
 
 @dataclass(frozen=True)
@@ -26,24 +38,65 @@ class Registered:
 
     Attributes:
         name: under which `Evaluator(net, id_name=name)` finds it.
-        info: the entry for `DATA_INFO`. class_names: C names.
+        config, origin: its YAML and the file that this came from.
+        class_names: C names.
+        root: what relative paths are relative to; None: the `data_root` of the evaluator.
     """
 
     name: str
-    info: dict[str, Any]
+    config: Mapping[str, Any]
+    origin: Path
     class_names: tuple[str, ...]
+    root: Path | None
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """The entry for `DATA_INFO`."""
+        return self.info_below(self.root or Path())
+
+    def info_below(self, root: Path) -> dict[str, Any]:
+        """The entry for `DATA_INFO` with paths below a folder."""
+        dataset, ood = self.config["dataset"], self.config.get("ood_dataset") or {}
+
+        def split(block: Any, what: str) -> dict[str, str]:
+            folder, file = split_paths(block, f"{self.origin}: {what}")
+            return {"data_dir": str(place(folder, root)), "imglist_path": str(place(file, root))}
+
+        def group(name: str) -> dict[str, Any]:
+            sets = group_sets(self.config, name, self.origin)
+            return {"datasets": list(sets)} | {n: split(b, n) for n, b in sets.items()}
+
+        splits = {s: split(dataset[s], s) for s in ("train", "val", "test") if s in dataset}
+        info = {
+            "num_classes": len(self.class_names),
+            "id": splits,
+            "csid": group("csid"),
+            "ood": {short: group(name) for short, name in GROUPS.items()},
+        }
+        if "val" in ood:
+            info["ood"]["val"] = split(ood["val"], "ood_dataset.val")
+        return info
 
     def image_lists(self) -> list[str]:
         """Paths of all image lists, as written in the entry."""
-        groups = [self.info["id"], *(self.info["ood"][g] for g in ("near", "far"))]
-        if "val" in self.info["ood"]:
-            groups.append({"val": self.info["ood"]["val"]})
-        return [
-            split["imglist_path"]
-            for group in groups
-            for split in group.values()
-            if isinstance(split, dict)
-        ]
+        return image_lists(self.info)
+
+    def same(self, other: Registered) -> bool:
+        """Whether both are one benchmark: the same sets of the same classes at the same place."""
+        return (self.info, self.class_names) == (other.info, other.class_names)
+
+
+def image_lists(info: Mapping[str, Any]) -> list[str]:
+    """Paths of all image lists of an entry of `DATA_INFO`: OpenOOD opens every one."""
+    groups = [info["id"], info.get("csid") or {}, *(info["ood"][g] for g in GROUPS)]
+    if "val" in info["ood"]:
+        groups.append({"val": info["ood"]["val"]})
+    return [
+        split["imglist_path"]
+        for group in groups
+        for name, split in group.items()
+        if isinstance(split, Mapping) and name in group.get("datasets", group)
+    ]
 
 
 def shipped() -> list[str]:
@@ -55,85 +108,103 @@ def shipped() -> list[str]:
 def read_entry(source: str | Path, data_root: str | Path | None = None) -> Registered:
     """Reads one dataset YAML, a shipped name or a file of the user's.
 
-    The file is the one that `interneg eval --bench` and main.py take: blocks `dataset` (train,
-    val, test) and `ood_dataset` (val, nearood, farood). A leading `./data` in its paths stands
-    for the `data_root` given here or to the evaluator.
+    The file is the one that `interneg eval --bench` and main.py take, under the same checks;
+    blocks `dataset` (train, val, test) and `ood_dataset` (val, nearood, farood, csid). Its image
+    lists are read when an evaluator is made.
+
+    Args:
+        data_root: as for `interneg eval`; without it a shipped benchmark is below the
+            evaluator's `data_root`, a file of your own describes images in its folder.
 
     Raises:
-        BenchmarkError: unknown name, unreadable file, or missing keys.
+        BenchmarkError: unknown name, unreadable file, missing keys, sets that share a name.
     """
-    text = str(source)
-    own = text.endswith((".yml", ".yaml"))
-    folder = configs_root() / "datasets" / text
-    files = [Path(text)] if own else [folder / f"{text}.yml", folder / f"{text}_ood.yml"]
-    config: dict[str, Any] = {}
-    for path in files:
-        if path.is_file():
-            config |= yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    if not config:
-        raise BenchmarkError(f"no benchmark '{text}'; known: {', '.join(shipped())}, or a file")
-    if own and data_root is None:
-        data_root = Path(text).resolve().parent
-    try:
-        return _entry(config, text, data_root)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise BenchmarkError(
-            f"{text} is not a benchmark in OpenOOD's schema: {type(error).__name__}: {error}; it "
-            "needs dataset (name, test) and ood_dataset (nearood or farood)"
-        ) from error
+    config, origin = read_source(source)
+    origin = origin.absolute()
+    root = data_folder(origin, data_root)
+    if data_root is None and root == Path("data"):  # a file in OpenOOD's own layout
+        root = None
+    with schema_errors(origin):
+        dataset = config["dataset"]
+        if "test" not in dataset:
+            raise BenchmarkError(f"{origin} has no dataset.test")
+        names = declared_class_names(dataset, origin)
+        entry = Registered(str(dataset["name"]), config, origin, names, root and root.absolute())
+        ood = [name for group in GROUPS.values() for name in group_sets(config, group, origin)]
+        check_set_names((entry.name,), [*ood, *group_sets(config, "csid", origin)])
+        if not ood:
+            raise BenchmarkError(f"{origin} names no OOD set (ood_dataset: nearood, farood)")
+        _ = entry.info
+    return entry
 
 
-def _entry(config: Mapping[str, Any], origin: str, data_root) -> Registered:
-    dataset, ood = config["dataset"], config.get("ood_dataset") or {}
-    names = _class_names(dataset, origin)
+def schema_of(name: str, info: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, Any]:
+    """An entry of `DATA_INFO` in the schema of dataset YAMLs, so that one reader checks both."""
 
     def split(block: Mapping[str, Any]) -> dict[str, str]:
-        return {
-            "data_dir": place(block["data_dir"], data_root),
-            "imglist_path": place(block["imglist_pth"], data_root),
-        }
+        return {"data_dir": block["data_dir"], "imglist_pth": block["imglist_path"]}
 
-    def group(name: str) -> dict[str, Any]:
-        block = ood.get(name) or {"datasets": []}
-        return {"datasets": list(block["datasets"])} | {
-            n: split(block[n]) for n in block["datasets"]
-        }
+    def group(block: Mapping[str, Any]) -> dict[str, Any]:
+        names = list(block["datasets"])
+        return {"datasets": names} | {n: split(block[n]) for n in names}
 
-    entry = {
-        "num_classes": len(names),
-        "id": {s: split(dataset[s]) for s in ("train", "val", "test") if s in dataset},
-        "csid": group("csid"),
-        "ood": {"near": group("nearood"), "far": group("farood")},
+    ood = {long: group(info["ood"][short]) for short, long in GROUPS.items()}
+    if (info.get("csid") or {}).get("datasets"):
+        ood["csid"] = group(info["csid"])
+    return {
+        "dataset": {
+            "name": name,
+            "class_names": list(class_names),
+            "num_classes": info["num_classes"],
+            **{s: split(block) for s, block in info["id"].items()},
+        },
+        "ood_dataset": ood,
     }
-    if "test" not in entry["id"]:
-        raise BenchmarkError(f"{origin} has no dataset.test")
-    if "val" in ood:
-        entry["ood"]["val"] = split(ood["val"])
-    if not entry["ood"]["near"]["datasets"] and not entry["ood"]["far"]["datasets"]:
-        raise BenchmarkError(f"{origin} names no OOD set (ood_dataset: nearood, farood)")
-    return Registered(str(dataset["name"]), entry, names)
 
 
-def _class_names(dataset: Mapping[str, Any], origin: str) -> tuple[str, ...]:
-    source = dataset.get("class_names", dataset["name"])
-    if isinstance(source, (list, tuple)):
-        return tuple(map(str, source))
-    if source in KNOWN_CLASS_NAMES:
-        return class_names(source)
-    return class_names(Path(origin).resolve().parent / source)
+def look_for_data(
+    name: str, info: Mapping[str, Any], data_root: str | Path, splits: Sequence[str] = ()
+) -> Benchmark:
+    """Reads a benchmark's lists as `interneg eval` does, and looks for the images.
 
+    Args:
+        info: its entry in `DATA_INFO`. data_root: of the evaluator.
+        splits: ID splits, beside `test`, whose images will all be read.
 
-def place(text: str, data_root: str | Path | None) -> str:
-    """A path of a dataset YAML below `data_root`: './data/x' and 'x' become 'data_root/x'.
-
-    Without a root the path stays relative to the root that the evaluator is given.
+    Raises:
+        BenchmarkError: naming the lists, or the images, that are not there; labels that are not
+            those of the classes; names that OpenOOD's reader would cut.
     """
-    path = PurePath(text)
-    if path.is_absolute():
-        return text
-    parts = path.parts[1:] if path.parts[:1] == ("data",) else path.parts
-    inside = os.path.join(*parts) if parts else ""
-    return inside if data_root is None else os.path.join(str(data_root), inside)
+    lists = [Path(data_root, path) for path in image_lists(info)]
+    missing = [str(path) for path in lists if not path.is_file()]
+    if missing:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise BenchmarkError(
+            f"benchmark '{name}' lacks the image lists {', '.join(missing[:5])}{more}; point "
+            f"data_root (here '{data_root}') to the folder that holds OpenOOD's data, or see "
+            "docs/benchmarks.md for where they come from"
+        )
+    names = known_class_names(name) or [f"class {i}" for i in range(int(info["num_classes"]))]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="the covariate-shifted sets")
+        origin = Path(f"benchmark '{name}'")
+        benchmark = read_benchmark(schema_of(name, info, names), origin, data_root)
+    benchmark.check()
+    for split in splits:
+        block = info["id"].get(split)
+        if block is not None:
+            folder = Path(data_root, block["data_dir"])
+            check_images(
+                read_image_list(Path(data_root, block["imglist_path"]), folder, f"{name} {split}")
+            )
+    for images in (benchmark.test, *benchmark.ood):
+        cut = next((path for path in images.paths if " " in path), None)
+        if cut is not None:
+            raise BenchmarkError(
+                f"OpenOOD reads an image list up to the first space, so it would not find {cut!r} "
+                f"of '{images.name}'; rename the file, or use `interneg eval`"
+            )
+    return benchmark
 
 
 def add_to_tables(entry: Registered, datasets: Any, preprocessor: Any, info: Any) -> None:
@@ -149,23 +220,34 @@ def add_to_tables(entry: Registered, datasets: Any, preprocessor: Any, info: Any
         entry.name,
         {"pre_size": 224, "img_size": 224, "normalization": [list(CLIP_MEAN), list(CLIP_STD)]},
     )
-    info.num_classes_dict.setdefault(entry.name, len(entry.class_names))
+    info.num_classes_dict[entry.name] = len(entry.class_names)
     name_class_names(entry.name, entry.class_names)
+
+
+_looked = False
+
+
+@contextlib.contextmanager
+def data_is_there() -> Iterator[None]:
+    """Inside the block OpenOOD's `data_setup` does nothing: somebody has looked for the data."""
+    global _looked
+    before, _looked = _looked, True
+    try:
+        yield
+    finally:
+        _looked = before
 
 
 def checked_setup(original: Callable, ours: Mapping[str, Registered]) -> Callable:
     """OpenOOD's `data_setup`, which downloads; for our benchmarks it only looks at the disk."""
 
     def data_setup(data_root: str, id_data_name: str) -> Any:
+        if _looked:
+            return None
         entry = ours.get(id_data_name)
         if entry is None:
             return original(data_root, id_data_name)
-        missing = [p for p in entry.image_lists() if not Path(data_root, p).is_file()]
-        if missing:
-            raise BenchmarkError(
-                f"benchmark '{id_data_name}' lacks the image lists {', '.join(missing[:5])} below "
-                f"'{data_root}'; pass data_root, or see docs/benchmarks.md for where they come from"
-            )
+        look_for_data(id_data_name, entry.info, data_root)
         return None
 
     return data_setup

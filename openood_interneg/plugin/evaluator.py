@@ -7,7 +7,9 @@ Both print and return what OpenOOD's own do.
 from __future__ import annotations
 
 import contextlib
+import difflib
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,24 +18,42 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from openood_interneg.evaluation.datasets import BenchmarkError, check_images
 from openood_interneg.evaluation.protocols import PROTOCOLS, Protocol
 from openood_interneg.plugin.baselines import (
+    BASELINES,
     BaselineError,
     after_setup,
+    get_baseline,
     is_baseline,
     make_baseline,
 )
+from openood_interneg.plugin.benchmarks import data_is_there, look_for_data
+from openood_interneg.plugin.classes import check_classes
 from openood_interneg.plugin.device import following, network_device
-from openood_interneg.plugin.network import NetworkError, as_clip
+from openood_interneg.plugin.loaders import listed_images
+from openood_interneg.plugin.network import as_clip, inner_clip, known_class_names
 from openood_interneg.plugin.openood import MissingPackage, load_openood
-from openood_interneg.plugin.postprocessors import DetectorPostprocessor
+from openood_interneg.plugin.postprocessors import (
+    SWEEP_SUFFIX,
+    DetectorPostprocessor,
+    NamedValues,
+    check_search,
+)
+from openood_interneg.plugin.register import (
+    check_name,
+    find_benchmark,
+    own_preprocessing,
+    register,
+)
 from openood_interneg.plugin.register import config_root as packaged_configs
-from openood_interneg.plugin.register import register
 from openood_interneg.plugin.streams import COLUMNS, MixedStreams, Triple, make_streams
-from openood_interneg.settings import SettingsError
+from openood_interneg.settings import SettingsError, shown
 
 load_openood()
 import openood.evaluation_api as _api  # noqa: E402
+import openood.evaluation_api.datasets as _datasets  # noqa: E402
+import openood.evaluation_api.postprocessor as _methods  # noqa: E402
 from openood.evaluators.metrics import compute_all_metrics  # noqa: E402
 from openood.evaluators.ood_evaluator import OODEvaluator  # noqa: E402
 
@@ -44,8 +64,9 @@ class Evaluator(_api.Evaluator):
     Args:
         net: `ClipZeroShot`, or any network that OpenOOD takes.
         id_name: OpenOOD's (cifar10, cifar100, imagenet200, imagenet), or one of our benchmarks.
-        data_root: folder with images_*/ and benchmark_imglist/.
-        config_root: by default this package's.
+        data_root: folder with images_*/ and benchmark_imglist/; by default `./data`, and for a
+            benchmark of your own what it was registered with. Nothing is downloaded.
+        config_root: by default this package's, and OpenOOD's checkout for its own methods.
         preprocessor: by default the network's own where it is a CLIP.
         postprocessor_name: a method of this package, or one of OpenOOD's, whose arguments then
             come from `plugin.baselines` unless `config_root` has a YAML for it.
@@ -56,13 +77,18 @@ class Evaluator(_api.Evaluator):
             incomparable figures under the second.
         seed: of the order of the mixed streams.
         batch_size: images per step. shuffle, num_workers: as in OpenOOD.
+
+    Raises:
+        BenchmarkError: unknown benchmark; lists or images that are not there.
+        ClassesError: the network's classes are not those of the benchmark.
+        SettingsError: unknown method, or a setting out of range.
     """
 
     def __init__(
         self,
         net: nn.Module,
         id_name: str,
-        data_root: str = "./data",
+        data_root: str | Path | None = None,
         config_root: str | None = None,
         preprocessor: Callable | None = None,
         postprocessor_name: str | None = None,
@@ -76,20 +102,31 @@ class Evaluator(_api.Evaluator):
     ):
         if protocol not in PROTOCOLS:
             raise SettingsError(f"protocol is {protocol!r}; choose one of {', '.join(PROTOCOLS)}")
+        check_count("seed", seed, 0)
+        check_count("batch_size", batch_size, 1)
         register()
+        info, data_root = _entry(id_name, data_root)
+        said = getattr(postprocessor, "class_names", None)
+        names = known_class_names(id_name) if said is None else said
+        if inner_clip(net) is not None:
+            check_classes(as_clip(net, names), id_name, info["num_classes"], said)
         self.protocol, self.seed, self.batch_size = protocol, seed, batch_size
         self._device = network_device(net)
         config_root = str(config_root or packaged_configs())
-        own = _own_preprocessing(net)
+        name = postprocessor_name
+        if postprocessor is None and name is not None:
+            check_name("postprocessor", name, {*_methods.postprocessors, *BASELINES})
+        reads = get_baseline(name).fits if postprocessor is None and is_baseline(name) else ()
+        look_for_data(id_name, info, data_root, reads)
+        own = own_preprocessing(net, names)
         if preprocessor is None:
             preprocessor = own
-        name = postprocessor_name
         self._stateless = postprocessor is None and name is not None and is_baseline(name)
         if self._stateless and own is not None and not _has_yaml(config_root, name):
             postprocessor, net = make_baseline(name, net, dataset=id_name)
         if postprocessor is not None:
             name = None
-        with following(self._device), _explained(postprocessor_name):
+        with following(self._device), _explained(postprocessor_name), _use(id_name, info):
             super().__init__(
                 net,
                 id_name,
@@ -120,6 +157,8 @@ class Evaluator(_api.Evaluator):
         `id_scores[set]` those of the ID images in the same stream.
         """
         groups = {g: self.dataloader_dict["ood"][g] for g in ("near", "far")}
+        if fsood:
+            _look_for_csid(self.id_name, self.dataloader_dict["csid"])
         task = "fsood" if fsood else "ood"
         if self.protocol == "openood":
             _say_not_comparable(self.postprocessor)
@@ -132,9 +171,23 @@ class Evaluator(_api.Evaluator):
         return self.metrics[task]
 
     def hyperparam_search(self) -> None:
-        """OpenOOD's search, on the network's device."""
+        """OpenOOD's search, on the network's device.
+
+        Raises:
+            LoaderError: the benchmark has no validation images.
+        """
+        loaders = self.dataloader_dict
+        name = getattr(getattr(self.postprocessor, "method", None), "name", None)
+        name = name or type(self.postprocessor).__name__
+        check_search(name, "val" in loaders["id"], "val" in loaders["ood"])
         with following(self._device):
             super().hyperparam_search()
+
+    def recursive_generator(self, list: Any, n: int) -> Any:
+        """OpenOOD's combinations of a sweep; as it prints them, they show their settings' names."""
+        made = super().recursive_generator(list, n)
+        names = [key.removesuffix(SWEEP_SUFFIX) for key in self.postprocessor.args_dict]
+        return [NamedValues(names, values) for values in made] if n == len(names) else made
 
     def _table(self, groups: Mapping[str, dict], fsood: bool, progress: bool) -> pd.DataFrame:
         self.net.eval()
@@ -162,7 +215,7 @@ class Evaluator(_api.Evaluator):
                 id_scores, ood_scores = streams.run(name, loader)
                 self.id_scores[name] = id_scores
                 self.scores["ood"][group][name] = list(ood_scores)
-                values.append(_metrics(id_scores, ood_scores))
+                values.append(_metrics(id_scores, ood_scores, self.postprocessor))
                 self._print_metrics(values[-1])
             rows += [*values, np.mean(values, axis=0)]
             index += [*sets, f"{group}ood"]
@@ -199,8 +252,10 @@ class MixedOODEvaluator(OODEvaluator):
         super().__init__(config)
         block = config.evaluator
         self.protocol = block.protocol or "mixed"
-        self.seed = int(config.seed or 0)
-        self.batch_size = int(block.batch_size or 256)
+        self.seed = config.seed or 0
+        self.batch_size = block.batch_size or 256
+        check_count("seed", self.seed, 0)
+        check_count("evaluator.batch_size", self.batch_size, 1)
         if self.protocol not in PROTOCOLS:
             raise SettingsError(
                 f"evaluator.protocol is {self.protocol!r}; choose one of {', '.join(PROTOCOLS)}"
@@ -216,7 +271,15 @@ class MixedOODEvaluator(OODEvaluator):
     ) -> None:
         """Scores every OOD set of the groups that the benchmark has, and writes the table."""
         net.eval()
+        if inner_clip(net) is not None:
+            dataset = self.config.dataset
+            clip = as_clip(net, known_class_names(dataset.name))
+            check_classes(clip, dataset.name, dataset.num_classes)
+        if fsood:
+            _look_for_csid(self.config.dataset.name, ood_data_loaders.get("csid"))
         if self.config.postprocessor.APS_mode:
+            name = self.config.postprocessor.name
+            check_search(name, "val" in id_data_loaders, "val" in ood_data_loaders)
             self.hyperparam_search(
                 net, id_data_loaders["val"], ood_data_loaders["val"], postprocessor
             )
@@ -243,7 +306,7 @@ class MixedOODEvaluator(OODEvaluator):
                 if self.config.recorder.save_scores:
                     self._save_scores(*id_scores, f"id_{name}")
                     self._save_scores(*ood_scores, name)
-                values.append(_metrics(id_scores, ood_scores))
+                values.append(_metrics(id_scores, ood_scores, postprocessor))
                 self._save(values[-1], name)
             if values:
                 self._save(np.mean(values, axis=0), group)
@@ -253,12 +316,67 @@ class MixedOODEvaluator(OODEvaluator):
             self._save_csv(values, dataset_name=name)
 
 
-def _metrics(id_scores: Triple, ood_scores: Triple) -> list[float]:
+def _metrics(id_scores: Triple, ood_scores: Triple, postprocessor: Any) -> list[float]:
     pred, conf, label = (np.concatenate([a, b]) for a, b in zip(id_scores, ood_scores, strict=True))
     if not np.isfinite(conf).all():
         count = int((~np.isfinite(conf)).sum())
-        raise BaselineError(f"the method gives NaN or infinity for {count} of {len(conf)} images")
+        name = getattr(getattr(postprocessor, "method", None), "name", None)
+        raise BaselineError(
+            f"{name or type(postprocessor).__name__} gives NaN or infinity for {count} of "
+            f"{len(conf)} images; often the dimension of its subspace (dim, vim) does not fit the "
+            "feature size, or a class is without images among those it was fitted to"
+        )
     return compute_all_metrics(conf, label, pred)
+
+
+def _entry(id_name: str, data_root: str | Path | None) -> tuple[dict[str, Any], str]:
+    """A benchmark's entry in OpenOOD's table, and the folder its paths are below.
+
+    A `data_root` that is given counts, also for a benchmark that was registered with another.
+    """
+    if id_name not in _datasets.DATA_INFO:
+        known = sorted(_datasets.DATA_INFO)
+        near = difflib.get_close_matches(str(id_name), known, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
+        raise BenchmarkError(
+            f"no benchmark {id_name!r}; {hint} Your own: plugin.register_benchmark('mine.yml')"
+        )
+    own = find_benchmark(id_name)
+    if own is not None and data_root is not None and own.root is not None:
+        root = Path(data_root).expanduser().absolute()
+        return own.info_below(root), str(root)
+    root = "./data" if data_root is None else str(Path(data_root).expanduser())
+    return _datasets.DATA_INFO[id_name], root
+
+
+@contextlib.contextmanager
+def _use(id_name: str, info: dict[str, Any]) -> Iterator[None]:
+    """Inside the block OpenOOD finds this entry, whose data somebody has looked for."""
+    before = _datasets.DATA_INFO[id_name]
+    _datasets.DATA_INFO[id_name] = info
+    try:
+        with data_is_there():
+            yield
+    finally:
+        _datasets.DATA_INFO[id_name] = before
+
+
+def _look_for_csid(id_name: str, loaders: Mapping[str, DataLoader] | None) -> None:
+    """The full spectrum needs covariate-shifted ID sets: without any it would be the plain table.
+
+    Raises:
+        BenchmarkError: there is none; or an image of one is not there.
+    """
+    if not loaders:
+        raise BenchmarkError(
+            f"fsood (full spectrum) needs covariate-shifted ID sets, and the benchmark '{id_name}' "
+            "has none; add them to its YAML as ood_dataset.csid (datasets: [name], name: "
+            "{data_dir, imglist_pth}), or evaluate without fsood"
+        )
+    for loader in loaders.values():
+        listed = listed_images(loader.dataset)
+        if listed is not None:
+            check_images(listed)
 
 
 def _say_not_comparable(postprocessor: Any) -> None:
@@ -281,16 +399,18 @@ def _explained(name: str | None) -> Iterator[None]:
         raise BaselineError(f"OpenOOD's '{name or 'method'}' cannot run here: {error}") from error
 
 
-def _own_preprocessing(net: nn.Module) -> Callable | None:
-    try:
-        return as_clip(net).clip.preprocess.transform()
-    except NetworkError:
-        return None
+def check_count(name: str, value: Any, low: int) -> None:
+    """Refuses what is no whole number from `low` on, or too large for a seed.
+
+    Raises:
+        SettingsError: naming the value.
+    """
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not whole or not low <= value < 2**63:
+        raise SettingsError(f"{name} is {shown(value)}; it takes a whole number from {low} on")
 
 
 def _has_yaml(root: str, name: str) -> bool:
-    from pathlib import Path
-
     return Path(root, "postprocessors", f"{name}.yml").is_file()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,11 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 from tqdm import tqdm
 
+from openood_interneg.evaluation.datasets import ImageList, check_images
 from openood_interneg.negatives.inversion import image_keys
+from openood_interneg.negatives.proxies import sample_per_class
 from openood_interneg.plugin.network import ClipZeroShot
-from openood_interneg.settings import InternegError
+from openood_interneg.settings import InternegError, TextSpaceSettings
 
 
 class LoaderError(InternegError, ValueError):
@@ -41,6 +44,27 @@ class LoaderImages:
                 "configs/preprocessors/clip.yml",
                 stacklevel=2,
             )
+
+    def look_for_files(self, settings: TextSpaceSettings) -> None:
+        """Looks for the images that the proxies will be made of, where their files are known.
+
+        Raises:
+            BenchmarkError: naming those that are not there. ProxyError: a class without images.
+        """
+        listed = listed_images(self.loader.dataset)
+        if listed is None:
+            return
+        with warnings.catch_warnings():  # what it warns of, it warns of again when it is used
+            warnings.simplefilter("ignore")
+            chosen = sample_per_class(
+                self.labels,
+                len(self.clip.class_names),
+                settings.images_per_class,
+                select=settings.proxy_select,
+                seed=settings.proxy_seed,
+                class_names=self.clip.class_names,
+            )
+        check_images(listed.subset(chosen))
 
     def features(self, indices: np.ndarray) -> Tensor:
         """(len(indices), D) float32 unit image features."""
@@ -90,19 +114,19 @@ def dataset_labels(dataset: Dataset) -> np.ndarray:
     Knows OpenOOD's image lists, torchvision's `targets`, `labels` and `samples`, tensors,
     subsets and concatenations of those; anything else is read once, with a progress bar.
     """
-    found = _listed_labels(dataset)
+    found = listed_labels(dataset)
     if found is None:
         bar = tqdm(range(len(dataset)), desc="reading the labels, image by image", disable=None)
         found = [_label(dataset[i]) for i in bar]
     return np.asarray(found, dtype=np.int64)
 
 
-def _listed_labels(dataset: Dataset) -> Sequence[int] | np.ndarray | None:
+def listed_labels(dataset: Dataset) -> Sequence[int] | np.ndarray | None:
     if isinstance(dataset, Subset):
-        inner = _listed_labels(dataset.dataset)
+        inner = listed_labels(dataset.dataset)
         return None if inner is None else np.asarray(inner)[np.asarray(dataset.indices, dtype=int)]
     if isinstance(dataset, ConcatDataset):
-        parts = [_listed_labels(part) for part in dataset.datasets]
+        parts = [listed_labels(part) for part in dataset.datasets]
         return None if any(part is None for part in parts) else np.concatenate(parts)
     lines = getattr(dataset, "imglist", None)
     if lines is not None:
@@ -122,17 +146,38 @@ def _listed_labels(dataset: Dataset) -> Sequence[int] | np.ndarray | None:
     return None if tensors is None or len(tensors) < 2 else tensors[1].numpy()
 
 
+def listed_images(dataset: Dataset) -> ImageList | None:
+    """The files behind OpenOOD's data set of an image list; None for any other."""
+    lines, folder = getattr(dataset, "imglist", None), getattr(dataset, "data_dir", None)
+    labels = listed_labels(dataset)
+    if lines is None or folder is None or labels is None:
+        return None
+    paths = tuple(line.strip("\n").partition(" ")[0] for line in lines[: len(labels)])
+    labels = np.asarray(labels, dtype=np.int64)
+    return ImageList(str(getattr(dataset, "name", "images")), Path(folder), paths, labels)
+
+
 def _label(sample: Any) -> int:
     return int(sample["label"] if isinstance(sample, Mapping) else sample[1])
 
 
-def _is_random(dataset: Dataset) -> bool:
+def _steps(dataset: Dataset | None) -> Sequence[Any]:
+    """The transforms that a data set's images go through, as far as it shows them."""
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
     transform = getattr(dataset, "preprocessor", None) or getattr(dataset, "transform", None)
     transform = getattr(transform, "transform", transform)
-    steps = getattr(transform, "transforms", ())
-    return any(type(step).__name__.startswith("Random") for step in steps)
+    return getattr(transform, "transforms", ())
+
+
+def _is_random(dataset: Dataset) -> bool:
+    return any(type(step).__name__.startswith("Random") for step in _steps(dataset))
+
+
+def last_normalize(dataset: Dataset | None) -> Any | None:
+    """The transform that normalises a data set's images; None where it shows none."""
+    named = (step for step in reversed(_steps(dataset)) if type(step).__name__ == "Normalize")
+    return next(named, None)
 
 
 def batches(loader: DataLoader, progress: bool, what: str = "") -> Iterator[Any]:

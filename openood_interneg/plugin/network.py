@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from openood_interneg.settings import InternegError
 from openood_interneg.vlm.backbones import Backbone, Precision, load_backbone
-from openood_interneg.vlm.classnames import check_class_names, check_tokens
+from openood_interneg.vlm.classnames import KNOWN_CLASS_NAMES, check_class_names, check_tokens
 from openood_interneg.vlm.classnames import class_names as read_class_names
 from openood_interneg.vlm.prompts import prompt_set
 
@@ -170,43 +170,73 @@ class ClipZeroShot(ClipHead):
         return super().train(False)
 
 
-_wrapped: weakref.WeakKeyDictionary[nn.Module, ClipZeroShot] = weakref.WeakKeyDictionary()
+# By the object, and by what its classes were called: one CLIP may serve several benchmarks.
+_wrapped: weakref.WeakKeyDictionary[nn.Module, dict[tuple[str, ...], ClipZeroShot]] = (
+    weakref.WeakKeyDictionary()
+)
 _named: dict[str, tuple[str, ...]] = {}
+
+
+def inner_clip(net: nn.Module) -> nn.Module | None:
+    """The `ClipZeroShot`, or the bare CLIP, inside a network; None where there is no CLIP.
+
+    Looks through DataParallel and OpenOOD's wrappers (ReactNet, ASHNet, ...).
+    """
+    inner = net
+    while isinstance(inner, nn.Module):
+        if isinstance(inner, ClipZeroShot):
+            return inner
+        if hasattr(getattr(inner, "model", inner), "encode_text"):
+            return inner
+        inner = getattr(inner, "module", None) or getattr(inner, "backbone", None)
+    return None
 
 
 def as_clip(net: nn.Module, class_names: str | Sequence[str] | None = None) -> ClipZeroShot:
     """The CLIP inside a network.
 
-    Looks through DataParallel and OpenOOD's wrappers (ReactNet, ASHNet, ...), and adapts
-    OpenOOD's `CLIPZeroshot` where the class names are known.
+    Looks where `inner_clip` does, and adapts OpenOOD's `CLIPZeroshot` where the class names are
+    known.
 
     Raises:
         NetworkError: no CLIP in it, or a bare one without class names.
     """
-    inner = net
-    while not isinstance(inner, ClipZeroShot):
-        if hasattr(getattr(inner, "model", inner), "encode_text"):
-            if inner not in _wrapped:
-                if class_names is None:
-                    raise NetworkError(
-                        f"the class names of this {type(inner).__name__} are not known; wrap it: "
-                        "ClipZeroShot.wrap(net, class_names)"
-                    )
-                _wrapped[inner] = ClipZeroShot.wrap(inner, class_names)
-            return _wrapped[inner]
-        following = getattr(inner, "module", None) or getattr(inner, "backbone", None)
-        if not isinstance(following, nn.Module):
+    inner = inner_clip(net)
+    if inner is None:
+        raise NetworkError(
+            f"{type(net).__name__} has no text tower, and zero-shot methods need one; use "
+            "openood_interneg.plugin.ClipZeroShot.load('ViT-B/16', 'imagenet')"
+        )
+    if isinstance(inner, ClipZeroShot):
+        return inner
+    made = _wrapped.setdefault(inner, {})
+    if class_names is None:
+        if not made:
             raise NetworkError(
-                f"{type(net).__name__} has no text tower, and zero-shot methods need one; use "
-                "openood_interneg.plugin.ClipZeroShot.load('ViT-B/16', 'imagenet')"
+                f"the class names of this {type(inner).__name__} are not known; wrap it: "
+                "ClipZeroShot.wrap(net, class_names)"
             )
-        inner = following
-    return inner
+        return list(made.values())[-1]
+    names = resolve_class_names(class_names)
+    if names not in made:
+        made[names] = ClipZeroShot.wrap(inner, names)
+    return made[names]
 
 
 def name_class_names(dataset: str, names: Sequence[str]) -> None:
-    """Makes the class names of a registered benchmark known under its name."""
-    _named[dataset] = tuple(names)
+    """Says what the classes of a benchmark are called, in label order.
+
+    A network whose names are others is refused on that benchmark, so this is also how to say that
+    your own words for its classes are meant.
+    """
+    _named[dataset] = check_class_names(names)
+
+
+def known_class_names(dataset: str | None) -> tuple[str, ...] | None:
+    """What the classes of a benchmark are called; None where nobody has said it."""
+    if dataset in _named:
+        return _named[dataset]
+    return read_class_names(dataset) if dataset in KNOWN_CLASS_NAMES else None
 
 
 def resolve_class_names(source: str | Path | Sequence[str]) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ of their own and run over the same loaders.
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +27,7 @@ from openood_interneg.evaluation.pipeline import encoded_ahead
 from openood_interneg.evaluation.protocols import FeatureSet
 from openood_interneg.evaluation.space import SpaceSource
 from openood_interneg.evaluation.store import Store, default_root
+from openood_interneg.plugin.classes import check_loaders
 from openood_interneg.plugin.inputs import encode_patches, encode_views
 from openood_interneg.plugin.loaders import (
     LoaderError,
@@ -33,11 +35,12 @@ from openood_interneg.plugin.loaders import (
     batches,
     keys_of,
     labels_of,
+    last_normalize,
     pixels,
 )
 from openood_interneg.plugin.network import ClipZeroShot, as_clip
 from openood_interneg.plugin.openood import OpenOODMissing, load_openood
-from openood_interneg.settings import SettingsError, as_mapping
+from openood_interneg.settings import SettingsError, as_mapping, shown
 
 try:
     load_openood()
@@ -52,6 +55,20 @@ except OpenOODMissing:
 
 
 SWEEP_SUFFIX = "_list"
+
+
+class NamedValues(list):
+    """A list of values that shows their names: `beta=0.35, tau=1.0`."""
+
+    def __init__(self, names: Sequence[str], values: Sequence[Any]):
+        super().__init__(values)
+        self.names = tuple(names)
+
+    def __repr__(self) -> str:
+        return ", ".join(f"{n}={v!r}" for n, v in zip(self.names, self, strict=False))
+
+    def __reduce__(self) -> tuple:
+        return NamedValues, (self.names, list(self))
 
 
 class DetectorPostprocessor(BasePostprocessor):
@@ -98,7 +115,7 @@ class DetectorPostprocessor(BasePostprocessor):
         self.hyperparam_search_done = False
         self.setup_flag = False
         self._dataset = _get(_get(config, "dataset"), "name")
-        self._class_names = None if class_names is None else tuple(class_names)
+        self.class_names = None if class_names is None else tuple(class_names)
         self._cache_dir = cache_dir
         self._sweep = self._checked_sweep(sweep)
         _ = self.args_dict  # APS without a sweep is refused here, not in OpenOOD's recursion
@@ -130,14 +147,21 @@ class DetectorPostprocessor(BasePostprocessor):
         """
         names = self._swept
         if len(hyperparam) != len(names):
-            raise SettingsError(f"{len(hyperparam)} values for {len(names)}: {', '.join(names)}")
+            takes = f"{len(names)}, of {', '.join(names)}" if names else "none: there is no sweep"
+            raise SettingsError(
+                f"set_hyperparam got {len(hyperparam)} values, {shown(list(hyperparam))}; "
+                f"'{self.method.name}' takes {takes}"
+            )
         values = as_mapping(self.settings) | dict(zip(names, hyperparam, strict=True))
         self.settings = self.method.make_settings(values, "the sweep")
         self._detector = None
 
     def get_hyperparam(self) -> list[Any]:
-        """The present values of the swept settings, in the order of `args_dict`."""
-        return [getattr(self.settings, name) for name in self._swept]
+        """The present values of the swept settings, in the order of `args_dict`.
+
+        OpenOOD prints what it found by this list, so it shows the names, too.
+        """
+        return NamedValues(self._swept, [getattr(self.settings, name) for name in self._swept])
 
     @property
     def _swept(self) -> list[str]:
@@ -172,10 +196,15 @@ class DetectorPostprocessor(BasePostprocessor):
         Reads N training images per class, no validation and no OOD image.
 
         Raises:
-            LoaderError: the method needs ID training images and there is no `train` loader.
+            LoaderError: the method needs ID training images and there is no `train` loader, or
+                they are not there; APS_mode without validation images.
+            ClassesError: the network's classes are not those of the loaders.
         """
         net.eval()
         clip = as_clip(net, self._names())
+        check_loaders(clip, id_loader_dict, self._dataset, said=self.class_names)
+        self._check_search(id_loader_dict, ood_loader_dict)
+        _say_foreign_preprocessing(clip, id_loader_dict)
         loader = (id_loader_dict or {}).get("train")
         dataset = None if loader is None else loader.dataset
         if self.setup_flag and self._clip is clip and self._train is dataset:
@@ -188,6 +217,7 @@ class DetectorPostprocessor(BasePostprocessor):
                     "the loaders have no 'train' entry"
                 )
             images = LoaderImages(loader, clip)
+            images.look_for_files(self.settings)
         root = default_root() if self._cache_dir in (None, True) else self._cache_dir or None
         store = Store(None if root is None else Path(root))
         self._clip, self._train = clip, dataset
@@ -217,12 +247,17 @@ class DetectorPostprocessor(BasePostprocessor):
             self._seen = 0
         return self._detector
 
+    def _check_search(self, id_loaders: Any, ood_loaders: Any) -> None:
+        if not self.APS_mode or self.hyperparam_search_done:
+            return
+        check_search(self.method.name, "val" in (id_loaders or {}), "val" in (ood_loaders or {}))
+
     def _needs_images(self) -> bool:
         inter = getattr(self.settings, "negatives", "none") == "inter"
         return inter or "ID images" in self.method.needs
 
     def _names(self) -> Sequence[str] | str | None:
-        return self._class_names or self._dataset
+        return self.class_names or self._dataset
 
     def reset(self) -> None:
         """Starts a new stream."""
@@ -353,6 +388,42 @@ class _TextBar:
         bar.update(done)
         if bar.n >= total:
             self._bars.pop(what).close()
+
+
+def check_search(name: str, id_val: bool, ood_val: bool) -> None:
+    """A search over settings (`APS_mode`) needs ID and OOD validation images.
+
+    Raises:
+        LoaderError: naming the blocks that the benchmark lacks.
+    """
+    blocks = {"dataset.val": id_val, "ood_dataset.val": ood_val}
+    lacking = [block for block, present in blocks.items() if not present]
+    if lacking:
+        raise LoaderError(
+            f"APS_mode is on for '{name}': it searches the sweep on validation images, and the "
+            f"benchmark has no {' and no '.join(lacking)}; add to its YAML "
+            f"{' and '.join(lacking)} (data_dir, imglist_pth; for main.py list 'val' in "
+            "split_names, too), or set APS_mode: False"
+        )
+
+
+def _say_foreign_preprocessing(clip: ClipZeroShot, loaders: Mapping[str, Any] | None) -> None:
+    """Warns of images that were normalised for another network."""
+    own = clip.clip.preprocess
+    for loader in (loaders or {}).values():
+        normalize = last_normalize(getattr(loader, "dataset", None))
+        if normalize is None:
+            continue
+        theirs = [tuple(map(float, values)) for values in (normalize.mean, normalize.std)]
+        if not np.allclose(theirs, [own.mean, own.std], atol=1e-3):
+            warnings.warn(
+                f"the images are normalised with mean {theirs[0]} and deviation {theirs[1]}, and "
+                f"this network was trained with {own.mean} and {own.std}: pass "
+                "preprocessor=net.clip.preprocess.transform() (main.py: "
+                "configs/preprocessors/clip.yml)",
+                stacklevel=3,
+            )
+            return
 
 
 def _get(block: Any, name: str) -> Any:

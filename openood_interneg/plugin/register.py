@@ -7,10 +7,12 @@ module that holds the original is given the wrapper. OpenOOD's own names stay as
 
 from __future__ import annotations
 
+import difflib
 import functools
+import inspect
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import CodeType
 from typing import Any
@@ -25,10 +27,16 @@ from openood_interneg.plugin.benchmarks import (
     read_entry,
     shipped,
 )
-from openood_interneg.plugin.network import ClipZeroShot
+from openood_interneg.plugin.network import (
+    ClipZeroShot,
+    as_clip,
+    inner_clip,
+    known_class_names,
+    resolve_class_names,
+)
 from openood_interneg.plugin.openood import OpenOODError, load_openood
 from openood_interneg.plugin.postprocessors import DetectorPostprocessor, all_postprocessors
-from openood_interneg.settings import SettingsError
+from openood_interneg.settings import SettingsError, shown
 from openood_interneg.vlm.backbones import Backbone, load_backbone
 from openood_interneg.vlm.preprocess import CLIP_MEAN, CLIP_STD
 
@@ -92,18 +100,25 @@ def register() -> None:
         {PREPROCESSOR: lambda config, split=None: ClipPreprocessor(config)},
     )
     _replace(api_postprocessor, "get_postprocessor", _with_packaged_yaml)
+    import openood.evaluation_api.evaluator as api_evaluator
+
+    _bring_preprocessing(api_evaluator.Evaluator)
     _replace(api_datasets, "data_setup", lambda original: checked_setup(original, _benchmarks))
     for name in shipped():
         if name not in api_datasets.DATA_INFO:
             _add(read_entry(name))
 
 
-def register_benchmark(source: str | Path, data_root: str | Path | None = None) -> str:
+def register_benchmark(
+    source: str | Path, data_root: str | Path | None = None, *, replace: bool = False
+) -> str:
     """Makes a benchmark of your own known to OpenOOD's evaluation API.
 
     Args:
         source: a dataset YAML, the same that `interneg eval --bench` takes.
-        data_root: replaces the leading `./data` of its paths; by default the file's folder.
+        data_root: what its relative paths are relative to, and what a leading `./data` in them
+            stands for; by default the file's folder.
+        replace: take the place of another benchmark that was registered under the name.
 
     Returns:
         The name to pass as `id_name`.
@@ -119,6 +134,14 @@ def register_benchmark(source: str | Path, data_root: str | Path | None = None) 
     if entry.name in api_datasets.DATA_INFO and entry.name not in _benchmarks:
         raise SettingsError(
             f"OpenOOD has a benchmark '{entry.name}' of its own; give yours another dataset.name"
+        )
+    present = _benchmarks.get(entry.name)
+    # A shipped name with a data_root is the shipped benchmark, at another place.
+    if present and not replace and str(source) not in shipped() and not entry.same(present):
+        raise SettingsError(
+            f"'{entry.name}' is registered already, from {present.origin} with other images or "
+            f"classes than {entry.origin} has; give one of them another dataset.name, or pass "
+            "replace=True"
         )
     _add(entry)
     return entry.name
@@ -175,9 +198,14 @@ def _wrap(
                 del table[name]
 
         def factory(config: Any, *args: Any, **kwargs: Any) -> Any:
-            build = table.get(name_of(config))
-            return original(config, *args, **kwargs) if build is None else build(config, *args)
+            name = name_of(config)
+            if name in table:
+                return table[name](config, *args)
+            if known and name not in known:
+                check_name(attribute.removeprefix("get_"), name, {*known, *table})
+            return original(config, *args, **kwargs)
 
+        factory._interneg_known = {*known, *table}
         return factory
 
     _replace(module, attribute, wrapper_of)
@@ -213,19 +241,95 @@ def _strings(code: CodeType | None) -> set[str]:
     return found
 
 
+def check_name(what: str, name: Any, known: Iterable[str]) -> None:
+    """Refuses a name that nothing is registered under, with the nearest that is one.
+
+    Raises:
+        SettingsError: the name is unknown.
+    """
+    known = sorted(known)
+    if name in known:
+        return
+    near = difflib.get_close_matches(str(name), known, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
+    raise SettingsError(f"there is no {what} {shown(name)}; {hint}")
+
+
+def check_main_names(config: Any) -> None:
+    """Looks up, before any work, what the pipeline of a `main.py` config will build by name.
+
+    Raises:
+        SettingsError: an unknown network, evaluator, preprocessor or postprocessor.
+    """
+    register()
+    for what in ("postprocessor", "network", "evaluator", "preprocessor"):
+        factory = getattr(sys.modules[f"openood.{what}s.utils"], f"get_{what}")
+        name = config.get(what) and config[what].name
+        if name is not None:
+            check_name(what, name, factory._interneg_known)
+
+
 def _with_packaged_yaml(original: Callable) -> Callable:
-    """The evaluation API's factory, which would download a missing YAML of ours from OpenOOD."""
+    """The evaluation API's factory, which would download the missing YAML of any name.
+
+    A YAML of ours is taken from the package, one of OpenOOD's from its checkout.
+    """
 
     def get_postprocessor(config_root_: str, postprocessor_name: str, id_data_name: str) -> Any:
+        import openood
+        from openood.evaluation_api.postprocessor import postprocessors
+
+        check_name("postprocessor", postprocessor_name, postprocessors)
         relative = Path("postprocessors", f"{postprocessor_name}.yml")
-        ours = postprocessor_name in all_postprocessors()
-        if ours and not Path(config_root_, relative).is_file():
-            config_root_ = config_root()
-            if not Path(config_root_, relative).is_file():
-                raise SettingsError(f"no {relative} in {config_root_}")
+        if not Path(config_root_, relative).is_file():
+            checkout = Path(openood.__file__).parents[1] / "configs"
+            found = [r for r in (Path(config_root()), checkout) if Path(r, relative).is_file()]
+            if found:
+                config_root_ = str(found[0])
+            elif postprocessor_name in all_postprocessors() or config_root_ == config_root():
+                raise SettingsError(
+                    f"no {relative} in {config_root_}; point config_root to a folder that holds it "
+                    "(OpenOOD's checkout has one, configs)"
+                )
         return original(config_root_, postprocessor_name, id_data_name)
 
     return get_postprocessor
+
+
+def _bring_preprocessing(evaluator: type) -> None:
+    """A CLIP brings its own preprocessing to OpenOOD's Evaluator, unless another one is given.
+
+    OpenOOD's default goes by the benchmark: for ImageNet it would normalise a CLIP's images with
+    the mean and deviation that ResNets are trained with.
+    """
+    original = evaluator.__init__
+    if hasattr(original, "_interneg_original"):
+        return
+    parameters = inspect.signature(original)
+    if "preprocessor" not in parameters.parameters:
+        return
+
+    @functools.wraps(original)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        given = parameters.bind(self, *args, **kwargs)
+        if given.arguments.get("preprocessor") is None:
+            names = known_class_names(given.arguments["id_name"])
+            given.arguments["preprocessor"] = own_preprocessing(given.arguments["net"], names)
+        original(*given.args, **given.kwargs)
+
+    __init__._interneg_original = original
+    evaluator.__init__ = __init__
+
+
+def own_preprocessing(net: torch.nn.Module, class_names: Sequence[str] | None) -> Callable | None:
+    """The preprocessing of the CLIP inside a network; None where there is no CLIP.
+
+    Raises:
+        NetworkError: a bare CLIP, and the class names are not known.
+    """
+    if inner_clip(net) is None:
+        return None
+    return as_clip(net, class_names).clip.preprocess.transform()
 
 
 # ---- what main.py builds by name ---------------------------------------------------------
@@ -245,8 +349,6 @@ def build_network(config: Any) -> ClipZeroShot:
             "a memory cannot be spread over processes; use num_gpus 1"
         )
     device = "cuda" if config.num_gpus and torch.cuda.is_available() else "cpu"
-    from openood_interneg.plugin.network import resolve_class_names
-
     names = resolve_class_names(config.class_names)
     if config.num_classes and int(config.num_classes) != len(names):
         raise SettingsError(
@@ -305,6 +407,11 @@ def _bicubic() -> Any:
     from torchvision.transforms import InterpolationMode
 
     return InterpolationMode.BICUBIC
+
+
+def find_benchmark(name: str) -> Registered | None:
+    """A benchmark of ours that is in OpenOOD's tables."""
+    return _benchmarks.get(name)
 
 
 def registered_benchmarks() -> Iterable[str]:
