@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import importlib.util
 import math
+import re
 import sys
 import textwrap
 import typing
@@ -55,7 +56,8 @@ def first_line(error: BaseException, limit: int = 160) -> str:
     """What another library's error says, for a message of ours: its first line that tells
     something, shortened between words; the error's class where it says nothing.
     """
-    lines = (line.strip() for line in str(error).splitlines())
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # torch writes in bold
+    lines = (line.strip() for line in plain.splitlines())
     # "Last error:" and the like only announce the line that follows.
     said = next((line for line in lines if line and not line.endswith(":")), "")
     said = said or type(error).__name__

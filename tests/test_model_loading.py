@@ -53,7 +53,7 @@ class TestPackages:
 
 
 def test_other_libraries_errors_are_cut_between_words():
-    text = "\nLast error:\n  An error happened while trying to locate the file\nmore"
+    text = "\nLast error:\n  \x1b[1mAn\x1b[0m error happened while trying to locate the file\nmore"
     assert first_line(RuntimeError(text)) == "An error happened while trying to locate the file"
     assert first_line(RuntimeError(text), 24) == "An error happened ..."
     assert first_line(RuntimeError("x" * 99), 10) == "xxxxxxx..."

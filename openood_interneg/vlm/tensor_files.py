@@ -6,6 +6,7 @@ disk is small in memory.
 
 from __future__ import annotations
 
+import pickle
 import stat
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -44,10 +45,13 @@ def read_tensors(path: Path, error: type[InternegError]) -> dict[str, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
         tensors = dict(_flattened(content, ""))
     except Exception as failure:  # safetensors and torch raise many kinds
+        # torch's own text goes on with advice to load the file all the same.
+        pickled = isinstance(failure, pickle.UnpicklingError)
+        reason = "it does not unpickle to plain tensors" if pickled else first_line(failure)
         raise error(
-            f"cannot read the checkpoint {path}: {first_line(failure)}; it is truncated, damaged "
-            "or not a plain file of tensors. Download it again, or save its tensors alone where "
-            "the file is trusted (safetensors is best)"
+            f"cannot read the checkpoint {path}: {reason}; it is truncated, damaged or not a file "
+            "of plain tensors. Download it again, or save its tensors alone where the file is "
+            "trusted (safetensors is best)"
         ) from failure
     total = 0
     for name, tensor in tensors.items():
