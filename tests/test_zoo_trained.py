@@ -177,7 +177,7 @@ def test_checkpoints_run_no_code(tmp_path, capsys):
     with pytest.raises(TrainedPromptError, match="plain tensors"):
         read_checkpoint(path)
     assert "never" not in capsys.readouterr().out
-    with pytest.raises(TrainedPromptError, match="no file"):
+    with pytest.raises(TrainedPromptError, match="no checkpoint at"):
         read_checkpoint(tmp_path / "absent.pth")
     torch.save([1, 2], path)
     with pytest.raises(TrainedPromptError, match="no tensors"):
