@@ -103,3 +103,28 @@ def test_an_exhibit_does_not_guess_whose_name_it_is(benchmark, tmp_path):
     found = {name: images for images, _, name in _by_key([benchmark.test, near]).values()}
     assert found["0.bmp"] is None, "it could be the ID image or the OOD image"
     assert found["1.bmp"] is benchmark.test and found["other.bmp"] is near
+
+
+def test_models_of_one_set_of_weights_do_not_share_the_store(clip, benchmark, tmp_path):
+    """Twice as many heads: the weights are the same, every feature is another."""
+    other = load_backbone("miniature")
+    for module in other.model.modules():
+        if isinstance(module, torch.nn.MultiheadAttention):
+            module.num_heads, module.head_dim = 2 * module.num_heads, module.head_dim // 2
+    other.model.visual.attnpool.num_heads *= 2
+    settings = get_method("interneg").make_settings({"negatives": "intra"})
+
+    def everything(backbone, store):
+        evaluation = Evaluation(benchmark, backbone, store)
+        found = evaluation.feature_set(benchmark.test)
+        inverter = evaluation.inverter(settings)
+        rows = inverter(found.features, found.keys)
+        inverter.flush()
+        return found.features, evaluation.source.labels("a photo of a {}"), rows
+
+    store = Store(tmp_path / "store")
+    first, warm = everything(clip, store), everything(other, store)
+    alone = everything(other, Store(None))
+    for mine, theirs, true in zip(warm, first, alone, strict=True):
+        assert torch.equal(mine, true) and not torch.allclose(mine, theirs)
+    assert torch.equal(first[2], everything(clip, store)[2])
