@@ -5,10 +5,10 @@ import warnings
 
 import pytest
 import torch
+from openood_standin import CLASSES as ID_KINDS  # puts OpenOOD on the path before the plugin loads
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from openood_interneg.demo.world import ID_KINDS
 from openood_interneg.evaluation.datasets import BenchmarkError
 from openood_interneg.plugin import network
 from openood_interneg.plugin.classes import ClassesError
