@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -294,7 +295,7 @@ class SpaceSource:
             encode: (backbone, words, templates, progress) -> (n, D) unit rows, in place of
                 `Backbone.encode_prompts`; what it makes is kept under a `kind` of its own.
         """
-        entry = self._texts(words, prompt, what, encode or Backbone.encode_prompts, kind)
+        entry = self._texts(words, prompt, what, encode, kind)
         for shard in range(entry.shards):
             yield entry.read(shard)["features"].to(self.backbone.device)
 
@@ -303,11 +304,12 @@ class SpaceSource:
         words: Sequence[str],
         prompt: str,
         what: str,
-        encode: EncodeTexts = Backbone.encode_prompts,
+        encode: EncodeTexts | None = None,
         kind: str = "texts",
     ) -> Entry:
         templates = prompt_set(prompt)
         backbone = self.backbone
+        encode = backbone.encode_prompts if encode is None else partial(encode, backbone)
         key = {
             **backbone_key(backbone),
             "templates": templates,
@@ -321,7 +323,7 @@ class SpaceSource:
             for shard in shards:
                 chunk = words[entry.span(shard)]
                 features = encode(
-                    backbone, chunk, templates, progress=lambda n: self.progress(what, n, total)
+                    chunk, templates, progress=lambda n: self.progress(what, n, total)
                 )
                 yield {"features": features}
 
