@@ -1,5 +1,6 @@
 """What a user of the detector is told: order of calls, progress, what it is, what a state is of."""
 
+import json
 import shutil
 
 import numpy as np
@@ -99,6 +100,27 @@ def test_a_state_says_which_file_its_model_came_from(tmp_path):
     assert again.class_names == CLASSES
 
 
+@pytest.mark.parametrize("change", ["heads", "quick_gelu"])
+def test_a_state_of_another_architecture_with_the_same_weights_is_refused(tmp_path, change):
+    from importlib.resources import files
+
+    demo = files("openood_interneg.demo")
+    shutil.copy(demo / "clip.safetensors", tmp_path / "clip.safetensors")
+    config = json.loads((demo / "clip.json").read_text())
+    (tmp_path / "clip.json").write_text(json.dumps(config))
+    options = dict(corpus=str(world() / "words.txt"), num_negatives=20, cache=False, gamma=0.5)
+    detector = InterNegDetector(tmp_path / "clip.safetensors", **options)
+    detector.fit(CLASSES, {k: sorted((world() / "id" / k).iterdir())[:3] for k in CLASSES})
+    detector.save(tmp_path / "a.safetensors")
+    if change == "heads":
+        config["text_cfg"]["heads"] = 4
+    else:
+        config["quick_gelu"] = False
+    (tmp_path / "clip.json").write_text(json.dumps(config))
+    with pytest.raises(StateError, match="a.safetensors.*backbone weights: "):
+        InterNegDetector.load(tmp_path / "a.safetensors", tmp_path / "clip.safetensors")
+
+
 def test_a_state_of_another_precision_is_refused(tmp_path):
     fitted().save(tmp_path / "a.safetensors")
     other = load_backbone("miniature", precision="bf16")
@@ -127,6 +149,21 @@ def test_id_images_of_equal_names_and_sizes_are_told_apart(tmp_path):
     del meta["digests"]["proxy_images"]
     write_state(state, tensors, meta)
     assert plain().load(state, class_names=CLASSES, id_images=folders["two"]).gamma == 0.5
+
+
+def test_two_classes_never_get_the_images_of_one_folder(tmp_path):
+    (tmp_path / "sea_lion").mkdir()
+    shutil.copy(stream_files()[0], tmp_path / "sea_lion" / "a.png")
+    with pytest.raises(DetectorError, match="'sea_lion' and 'sea lion' would both get"):
+        plain().fit(["sea_lion", "sea lion"], tmp_path)
+
+
+def test_the_state_never_overwrites_the_lines(run, tmp_path):  # noqa: F811
+    (tmp_path / "link").symlink_to(tmp_path / "one")
+    code, _, _, err = run(
+        *(world() / "test", "--gamma", 0.5), "--out", tmp_path / "one", "--state", tmp_path / "link"
+    )
+    assert code == 1 and "are one file" in err and not (tmp_path / "one").exists()
 
 
 def test_another_tpr_than_the_states_is_refused(run, tmp_path):  # noqa: F811

@@ -222,11 +222,18 @@ def _by_subfolder(folder: Path, names: Sequence[str]) -> dict[int, list[Path]]:
     for name, path in present.items():
         loosely[_loose(name)] = None if _loose(name) in loosely else path  # None: ambiguous
     found, missing = {}, []
+    taken: dict[Path, int] = {}
     for label, name in enumerate(names):
         path = present.get(name) or loosely.get(_loose(name))
         if path is None:
             missing.append(name)
+        elif path in taken:
+            raise DetectorError(
+                f"the classes {names[taken[path]]!r} and {name!r} would both get the images of "
+                f"{path}; name one subfolder exactly like each class"
+            )
         else:
+            taken[path] = label
             found[label] = image_files(path)
     if missing:
         raise DetectorError(

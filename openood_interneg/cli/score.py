@@ -143,6 +143,8 @@ def score(
         raise SettingsError(f"--on-error is {on_error!r}; choose one of skip, stop")
     if append and state is None:
         raise SettingsError("--append goes on from a state; give --state FILE")
+    if state is not None and out is not None and os.path.realpath(state) == os.path.realpath(out):
+        raise SettingsError(f"--out and --state are one file, {out}; give each its own")
     names, total = open_input(images)
     detector = InterNegDetector(
         backbone,
