@@ -205,9 +205,9 @@ class Saved:
             sources, labels = labelled_images(id_images, names)
             here = images_digest(sources, labels)
             pairs["ID images digest"] = (digests.get("id_images"), here)
-            if here == digests.get("id_images") and "proxy_images" in digests:
+            if here == digests.get("id_images"):
                 here = contents_digest([sources[i] for i in self._proxy_images(labels, names)])
-                pairs["content of the ID images"] = (digests["proxy_images"], here)
+                pairs["content of the ID images"] = (digests.get("proxy_images"), here)
         refuse_differences(_named(path, meta), pairs)
         self._take(path, tensors, meta)
         return self
@@ -293,7 +293,7 @@ def _named(path: str | Path, meta: Mapping[str, Any]) -> str:
 
 def _described(backbone: Mapping[str, Any]) -> str:
     """The stored model: its name, where it was loaded from, its digest."""
-    loaded = [shown(backbone[k]) for k in ("source", "pretrained") if backbone.get(k)]
+    loaded = [shown(backbone[k], 400) for k in ("source", "pretrained") if backbone.get(k)]
     origin = f"loaded from {' and '.join(loaded)}, " if loaded else ""
     weights, precision = str(backbone.get("weights"))[:12], str(backbone.get("precision"))[:20]
     return (

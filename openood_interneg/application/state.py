@@ -24,8 +24,10 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from openood_interneg.evaluation.store import StoreError, read_tensors, write_tensors
+from openood_interneg.settings import shown
 
-FORMAT, VERSION = "openood-interneg state", 1
+# 2: the model's digest covers its architecture, the ID images' digest their content.
+FORMAT, VERSION = "openood-interneg state", 2
 STALE = 600.0  # seconds: no writer takes so long
 
 # name -> (dtype, sizes); letters stand for sizes that must agree
@@ -178,8 +180,10 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if header.get("format") != FORMAT:
         raise StateError(f"{path} is no state of a detector")
     if header.get("version") != VERSION:
+        version = shown(header.get("version"))
         raise StateError(
-            f"{path} is of version {header.get('version')!r}; this program reads {VERSION}"
+            f"{path} is of version {version}, and this program reads {VERSION}, which says more of "
+            "the model and the images; start a new state"
         )
     try:
         meta = _decoded(tensors.pop("meta", None))
@@ -218,8 +222,7 @@ def differing_names(stored: Sequence[str], present: Sequence[str]) -> tuple[str,
 
 
 def _shown(value: Any) -> str:
-    text = value if isinstance(value, str) else repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return value if isinstance(value, str) and len(value) <= 80 else shown(value)
 
 
 def _decoded(packed: Tensor | None) -> dict[str, Any]:
