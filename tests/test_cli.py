@@ -136,6 +136,7 @@ def test_doctor(world, tmp_path):
     assert done.returncode == 0 and "torch" in done.stdout and "miniature" in done.stdout
     good = interneg("doctor", "--bench", "miniature", "--data-root", world / "data", cache=tmp_path)
     assert good.returncode == 0 and "complete: 10 classes" in good.stdout
+    assert "every image was read" in " ".join(good.stdout.replace("│", " ").split())
     bad = interneg("doctor", "--bench", "cifar10", "--data-root", tmp_path, cache=tmp_path)
     assert bad.returncode == 1 and "no image list" in bad.stdout
 

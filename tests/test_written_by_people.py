@@ -192,6 +192,10 @@ def test_covariate_shifted_sets_are_id_in_the_full_spectrum_and_never_dropped_un
     with pytest.warns(UserWarning, match="csid: sketch.*are left out.*--fsood"):
         plain = load_benchmark(path)
     assert plain.test.paths == ("a.png", "b.png")
+    (tmp_path / "sketch.txt").rename(tmp_path / "later.txt")
+    with pytest.warns(UserWarning, match="left out"):
+        load_benchmark(path)  # nothing is needed of what is left out
+    (tmp_path / "later.txt").rename(tmp_path / "sketch.txt")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         full = load_benchmark(path, full_spectrum=True)

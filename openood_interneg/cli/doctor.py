@@ -8,22 +8,34 @@ from typing import Annotated, Optional
 
 import torch
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from openood_interneg.cli.arguments import DataRoot
-from openood_interneg.cli.console import console
-from openood_interneg.evaluation.datasets import BenchmarkError, list_benchmarks, load_benchmark
+from openood_interneg.cli.console import console, progress_bars
+from openood_interneg.evaluation.datasets import (
+    check_images,
+    list_benchmarks,
+    read_benchmark,
+    read_source,
+)
+from openood_interneg.evaluation.images import read_errors
 from openood_interneg.evaluation.report import versions
 from openood_interneg.evaluation.store import default_root
 from openood_interneg.negatives.corpus import CorpusError, load_corpus
+from openood_interneg.settings import InternegError
 from openood_interneg.vlm.backbones import OPENAI_BACKBONES
 
 
 def doctor(
     bench: Annotated[
-        Optional[str], typer.Option(help="Check this benchmark's images, too.")  # noqa: UP045
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Read every image of this benchmark to its end, too."),
     ] = None,
     data_root: DataRoot = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Look for the benchmark's images only.")
+    ] = False,
     cost: Annotated[
         bool, typer.Option("--cost", help="Instead, measure and predict what a run takes.")
     ] = False,
@@ -34,7 +46,8 @@ def doctor(
     device: Annotated[str, typer.Option(help="With --cost: cpu, cuda, ... or auto.")] = "auto",
     devices: Annotated[int, typer.Option(min=1, help="With --cost: how many of them.")] = 1,
     workers: Annotated[
-        Optional[int], typer.Option(min=1, help="With --cost: decoders per device.")  # noqa: UP045
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Processes that read images; with --cost: decoders per device."),
     ] = None,
 ) -> None:
     """Report versions, device, OpenOOD, weights, corpora and data sets; exit code 1 if the
@@ -74,8 +87,8 @@ def doctor(
     table.add_row("benchmarks", ", ".join(list_benchmarks()))
     complete = True
     if bench is not None:
-        complete, text = _benchmark(bench, data_root)
-        table.add_row(f"benchmark {bench}", text)
+        complete, text = _benchmark(bench, data_root, quick, workers or 0)
+        table.add_row(f"benchmark {escape(bench)}", escape(text))
     console().print(table)
     if not complete:
         raise typer.Exit(1)
@@ -120,11 +133,27 @@ def _corpus(source: str) -> str:
     return f"{len(corpus.nouns)} nouns, {len(corpus.adjectives)} adjectives"
 
 
-def _benchmark(bench: str, data_root: Path | None) -> tuple[bool, str]:
+def _benchmark(bench: str, data_root: Path | None, quick: bool, workers: int) -> tuple[bool, str]:
+    """Whether all images of a benchmark are there (and can be read), and a text that says so."""
     try:
-        benchmark = load_benchmark(bench, data_root)
-        benchmark.check()
-    except BenchmarkError as error:
+        benchmark = read_benchmark(*read_source(bench), data_root)
+        train = [benchmark.train] if benchmark.train is not None else []
+        sets = [*train, benchmark.test, *benchmark.csid, *benchmark.ood]
+        for images in sets:
+            check_images(images)
+    except InternegError as error:
         return False, str(error)
-    sets = ", ".join(f"{s.name} ({len(s)})" for s in (benchmark.test, *benchmark.ood))
-    return True, f"complete: {len(benchmark.class_names)} classes; {sets}"
+    counts = [f"{s.name}{' (train)' if s in train else ''} ({len(s)})" for s in sets]
+    text = f"{len(benchmark.class_names)} classes; {', '.join(counts)}"
+    if quick:
+        return True, f"complete: {text}; images were looked for, not read (--quick)"
+    with progress_bars(False) as progress:
+        wrong = []
+        for images in sets:
+            for error in read_errors([images.file(i) for i in range(len(images))], workers):
+                progress("images read", 1, sum(map(len, sets)))
+                wrong += [error] if error else []
+    if wrong:
+        some = "\n".join(wrong[:10]) + (f"\n... and {len(wrong) - 10} more" if wrong[10:] else "")
+        return False, f"{len(wrong)} images cannot be read:\n{some}"
+    return True, f"complete: {text}; every image was read"

@@ -146,7 +146,17 @@ def load_benchmark(
         ClassNameError: class names that cannot be told apart, or are no text.
     """
     config, origin = read_source(source)
-    return read_benchmark(config, origin, data_root, limit=limit, full_spectrum=full_spectrum)
+    benchmark = read_benchmark(config, origin, data_root, limit=limit, csid=full_spectrum)
+    if full_spectrum:
+        return benchmark.full_spectrum()
+    left_out = ", ".join(group_sets(config, "csid", origin))
+    if left_out:
+        warnings.warn(
+            f"the covariate-shifted sets of {origin} (csid: {left_out}) are left out: the figures "
+            "are those of the test set alone; --fsood evaluates the full spectrum",
+            stacklevel=2,
+        )
+    return benchmark
 
 
 def read_benchmark(
@@ -155,21 +165,16 @@ def read_benchmark(
     data_root: str | Path | None = None,
     *,
     limit: int | None = None,
-    full_spectrum: bool = False,
+    csid: bool = True,
 ) -> Benchmark:
-    """`load_benchmark` of a YAML that was read already; `origin` is its file."""
+    """`load_benchmark` of a YAML that was read already, with its covariate-shifted sets apart.
+
+    Args:
+        config: the YAML's blocks, and origin: its file. csid: False does without these sets, and
+            without their image lists.
+    """
     with schema_errors(origin):
-        benchmark = _Reader(config, origin, data_root, limit).benchmark()
-    if full_spectrum:
-        return benchmark.full_spectrum()
-    if benchmark.csid:
-        left_out = ", ".join(images.name for images in benchmark.csid)
-        warnings.warn(
-            f"the covariate-shifted sets of {origin} (csid: {left_out}) are left out: the figures "
-            "are those of the test set alone; --fsood evaluates the full spectrum",
-            stacklevel=3,
-        )
-    return benchmark
+        return _Reader(config, origin, data_root, limit).benchmark(csid)
 
 
 class _Reader:
@@ -177,7 +182,7 @@ class _Reader:
         self.config, self.origin, self.limit = config, origin, limit
         self.root = data_folder(origin, data_root)
 
-    def benchmark(self) -> Benchmark:
+    def benchmark(self, with_csid: bool) -> Benchmark:
         block = self.config.get("dataset")
         if not block or "test" not in block:
             raise BenchmarkError(f"{self.origin} has no 'dataset' block with a 'test' entry")
@@ -191,9 +196,11 @@ class _Reader:
             raise BenchmarkError(f"{self.origin} names no OOD set (ood_dataset: nearood, farood)")
         check_set_names(name, [*groups["nearood"], *groups["farood"], *groups["csid"]])
         train = self._images(block["train"], name, None) if "train" in block else None
+        if not with_csid:
+            groups["csid"] = {}
         near, far, csid = (
-            tuple(self._images(part, key, self.limit) for key, part in groups[group].items())
-            for group in ("nearood", "farood", "csid")
+            tuple(self._images(part, key, self.limit) for key, part in group.items())
+            for group in groups.values()
         )
         benchmark = Benchmark(
             name=name,

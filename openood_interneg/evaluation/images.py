@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from openood_interneg.settings import InternegError, checked
 
@@ -226,6 +226,22 @@ class ImageFiles(Dataset):
             return self.transform(read_rgb(self.paths[index])), ""
         except ImageError as error:
             return torch.zeros(3, self.size, self.size), str(error)
+
+
+def read_errors(paths: list[Path], workers: int = 0) -> Iterator[str]:
+    """Reads files to their end, in the order given, and yields why each cannot be read: an empty
+    text where it can.
+
+    Args:
+        paths: image files. workers: processes that read; 0 reads in this one.
+    """
+    files = ImageFiles(paths, _no_pixels, 1)
+    for _, errors in DataLoader(files, batch_size=32, num_workers=workers):
+        yield from errors
+
+
+def _no_pixels(image: Image.Image) -> Tensor:
+    return torch.zeros(3, 1, 1)
 
 
 def _opened(path: str | os.PathLike, max_bytes: int | None = None) -> Image.Image:
