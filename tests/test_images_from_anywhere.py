@@ -10,7 +10,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Subset
 
 from openood_interneg.application.id_images import labelled_images, unlabelled_images
 from openood_interneg.detectors.base import DetectorError
-from openood_interneg.evaluation.image_lists import ImageList
+from openood_interneg.evaluation.image_lists import BenchmarkError, ImageList, read_image_list
 from openood_interneg.evaluation.images import ImageError, open_image, read_rgb
 from openood_interneg.negatives.corpus import CorpusError, load_corpus, source_digest
 from openood_interneg.vlm.classnames import ClassNameError, class_names
@@ -72,16 +72,29 @@ def test_the_reason_says_what_is_wrong_and_names_the_file_once(read, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["a pipe or a device", "a folder"])
-def test_word_and_class_files_are_regular_files(kind, tmp_path):
+def test_word_class_and_image_lists_are_regular_files(kind, tmp_path):
     path = tmp_path / "words.txt"
     os.mkdir(path) if kind == "a folder" else os.mkfifo(path)
     for read, error in (
         (load_corpus, CorpusError),
         (source_digest, CorpusError),
         (class_names, ClassNameError),
+        (lambda path: read_image_list(path, tmp_path, "x"), BenchmarkError),
     ):
         with pytest.raises(error, match=f"is {kind}"):
             read(path)
+
+
+def test_a_list_of_paths_in_utf16_is_refused_by_that_name(tmp_path, monkeypatch):
+    from openood_interneg.cli.score import open_input
+
+    (tmp_path / "paths.txt").write_bytes("a.png\n".encode("utf-16"))
+    with pytest.raises(DetectorError, match="UTF-16 text; save it as UTF-8"):
+        open_input(str(tmp_path / "paths.txt"))
+    with open(tmp_path / "paths.txt") as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        with pytest.raises(DetectorError, match="UTF-16 text; save it as UTF-8"):
+            next(open_input("-")[0])
 
 
 # Data sets that name their classes

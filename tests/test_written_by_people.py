@@ -1,8 +1,10 @@
 """What people write into benchmark files and lists: each mistake is named, none is guessed at."""
 
 import codecs
+import json
 import warnings
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -204,6 +206,28 @@ def test_covariate_shifted_sets_are_id_in_the_full_spectrum_and_never_dropped_un
     assert files == [tmp_path / "a.png", tmp_path / "b.png", tmp_path / "shifted" / "d.png"]
     assert full.test.labels.tolist() == [0, 1, 1]
     assert full.test.paths[:2] == plain.test.paths  # keys and features stay those of the images
+
+
+def test_eval_counts_the_shifted_images_as_id_with_fsood(own, tmp_path, monkeypatch, capsys):
+    from openood_interneg.cli import main
+
+    path = own(more=CSID % ".")
+    for name in "abcd":
+        Image.effect_noise((32, 32), 90).save(tmp_path / f"{name}.png")
+    command = ["interneg", "eval", "--bench", str(path), "--backbone", "miniature", "--no-cache"]
+    command += ["--methods", "mcm", "--quiet"]
+    for more, count in ([], 2), (["--fsood"], 3):
+        out = tmp_path / f"out{count}"
+        monkeypatch.setattr("sys.argv", [*command, *more, "--out", str(out)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert not end.value.code
+        (scores,) = (out / "scores").glob("*.far.npz")
+        with np.load(scores) as kept:
+            assert kept["id_score"].shape == (count,)
+        name = json.loads((out / "results.json").read_text())[0]["benchmark"]
+        assert name == ("mine-fsood" if more else "mine")
+    capsys.readouterr()
 
 
 def test_a_full_spectrum_without_shifted_sets_and_shifted_sets_astray_are_refused(own, tmp_path):

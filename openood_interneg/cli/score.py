@@ -252,6 +252,7 @@ def open_input(source: str) -> tuple[Iterator[str], int | None]:
         raise DetectorError(f"{path} is too large for a list of paths; pipe it in (-) instead")
     with open(path, "rb") as file:
         head = file.read(4096)
+        _refuse_utf16(head)
         if b"\0" in head:
             raise DetectorError(f"{path} is neither an image nor a text file of paths")
         file.seek(0)
@@ -274,9 +275,15 @@ def _lines(file: BinaryIO) -> Iterator[str]:
                 "give one path a line"
             )
         if number == 1:
+            _refuse_utf16(line)
             line = line.removeprefix(codecs.BOM_UTF8)
         if line := line.rstrip(b"\r\n"):
             yield os.fsdecode(line)
+
+
+def _refuse_utf16(head: bytes) -> None:
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DetectorError("the list of paths is UTF-16 text; save it as UTF-8")
 
 
 def parse_protections(text: str) -> dict[str, Any]:
