@@ -25,6 +25,7 @@ from openood_interneg.evaluation.datasets import (
     place,
     read_benchmark,
 )
+from openood_interneg.plugin.benchmarks import check_openood_reads
 from openood_interneg.plugin.device import following
 from openood_interneg.plugin.network import (
     known_class_names,
@@ -250,6 +251,9 @@ def check(config: Any) -> None:
     names = known_class_names(config.dataset.name)
     if ood and names is not None:
         read_benchmark(plain(config), Path("--config"), "").check()
+        for _, _, sets in _blocks(config):
+            for part in sets:
+                check_openood_reads(Path(part["imglist_pth"]))
     refuse_another_network(config)
 
 

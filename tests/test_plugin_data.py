@@ -152,6 +152,26 @@ def test_labels_are_checked_as_for_eval(net, root):
         make(net, None, id_name=register_benchmark(path))
 
 
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda text: "\ufeff" + text, "byte order mark"),
+        (lambda text: text + "\n", "line 38: OpenOOD reads one name without spaces"),
+    ],
+)
+def test_lists_that_openood_cannot_read_are_named_before_work(net, root, tmp_path, change, said):
+    name = f"unreadable{len(said)}"
+    path = small(root, name)
+    mine = tmp_path / "mine.txt"
+    text = (root / "benchmark_imglist/cifar10/test_cifar10.txt").read_text()
+    mine.write_text(change(text), encoding="utf-8")
+    path.write_text(
+        path.read_text().replace("benchmark_imglist/cifar10/test_cifar10.txt", str(mine))
+    )
+    with pytest.raises(BenchmarkError, match=said):
+        make(net, None, id_name=register_benchmark(path))
+
+
 def test_openoods_evaluator_takes_the_networks_own_preprocessing(net, root):
     from openood.evaluation_api import Evaluator as Theirs
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ from openood_interneg.evaluation.datasets import (
     split_paths,
 )
 from openood_interneg.plugin.network import known_class_names, name_class_names
+from openood_interneg.settings import shown
 from openood_interneg.vlm.preprocess import CLIP_MEAN, CLIP_STD
 
 GROUPS = {"near": "nearood", "far": "farood"}  # OpenOOD's evaluation API -> its YAML files
@@ -173,7 +175,7 @@ def look_for_data(
 
     Raises:
         BenchmarkError: naming the lists, or the images, that are not there; labels that are not
-            those of the classes; names that OpenOOD's reader would cut.
+            those of the classes; lists that OpenOOD's loaders cannot read.
     """
     lists = [Path(data_root, path) for path in image_lists(info)]
     missing = [str(path) for path in lists if not path.is_file()]
@@ -197,14 +199,31 @@ def look_for_data(
             check_images(
                 read_image_list(Path(data_root, block["imglist_path"]), folder, f"{name} {split}")
             )
-    for images in (benchmark.test, *benchmark.ood):
-        cut = next((path for path in images.paths if " " in path), None)
-        if cut is not None:
-            raise BenchmarkError(
-                f"OpenOOD reads an image list up to the first space, so it would not find {cut!r} "
-                f"of '{images.name}'; rename the file, or use `interneg eval`"
-            )
+    for path in lists:
+        check_openood_reads(path)
     return benchmark
+
+
+def check_openood_reads(path: Path) -> None:
+    """Refuses an image list that we read and OpenOOD's loaders do not.
+
+    Raises:
+        BenchmarkError: a byte order mark, an empty line, or a space in an image's name.
+    """
+    raw = path.read_bytes()
+    if raw.startswith(codecs.BOM_UTF8):
+        raise BenchmarkError(
+            f"{path} begins with a byte order mark, which OpenOOD takes for a part of the first "
+            "image's name; save it as plain UTF-8, or use `interneg eval`"
+        )
+    for number, line in enumerate(raw.splitlines(), 1):
+        if line.rstrip().count(b" ") != 1:
+            found = shown(line.decode("utf-8", "replace"))
+            raise BenchmarkError(
+                f"{path}, line {number}: OpenOOD reads one name without spaces, one space and a "
+                f"label, and finds {found}; rename the file or take the line out, or use "
+                "`interneg eval`"
+            )
 
 
 def add_to_tables(entry: Registered, datasets: Any, preprocessor: Any, info: Any) -> None:
