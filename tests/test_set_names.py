@@ -10,6 +10,7 @@ from PIL import Image
 
 from openood_interneg.cli.evaluate import parse_seeds
 from openood_interneg.detectors.registry import get_method, list_methods
+from openood_interneg.evaluation.cells import Options
 from openood_interneg.evaluation.datasets import Benchmark, BenchmarkError, ImageList
 from openood_interneg.evaluation.exhibits import _by_key
 from openood_interneg.evaluation.runner import Evaluation
@@ -61,7 +62,8 @@ def test_a_list_with_other_labels_gets_its_own_labels(clip, benchmark):
 
 
 @pytest.mark.parametrize(
-    "name", ["shapes", "SHAPES", "near", "NEAR", "nearood", "farood", "far mean", "test", "id"]
+    "name",
+    ["shapes", "SHAPES", "near", "NEAR", "nearood", "farood", "far mean", "Average", "id"],
 )
 def test_a_name_that_would_mix_figures_is_refused(benchmark, name):
     with pytest.raises(BenchmarkError, match=f"'{name}'.*name of its own"):
@@ -73,6 +75,12 @@ def test_means_are_over_the_sets_of_a_group(clip, benchmark):
     rows = evaluation.run("mcm", _mcm())
     assert [row["dataset"] for row in rows] == ["near", "far", "nearood", "farood"]
     assert rows[2]["AUROC"] == rows[0]["AUROC"] and rows[3]["AUROC"] == rows[1]["AUROC"]
+
+
+@pytest.mark.parametrize("backbones", [("a/clip.pt", "b/clip.pt"), ("RN50", "RN50")])
+def test_two_backbones_of_one_label_are_not_two_seeds_of_one(backbones):
+    with pytest.raises(SettingsError, match=r"would both be called '(clip|RN50)'"):
+        Options(backbones=backbones)
 
 
 def test_a_seed_that_stands_twice_is_no_second_run():

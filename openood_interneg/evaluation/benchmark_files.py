@@ -18,7 +18,10 @@ from openood_interneg.vlm.classnames import KNOWN_CLASS_NAMES, check_class_names
 from openood_interneg.vlm.text_files import read_yaml, text_value
 
 MAX_NAME_BYTES = 100  # of a set's name: file names are made of it
-RESERVED_SET_NAMES = ("nearood", "farood", "near mean", "far mean", "id", "train", "test", "csid")
+RESERVED_SET_NAMES = (
+    *("nearood", "farood", "near mean", "far mean", "average", "mean", "std"),
+    *("id", "train", "test", "csid"),
+)
 OOD_GROUPS = ("nearood", "farood", "csid")
 
 

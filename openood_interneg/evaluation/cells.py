@@ -41,6 +41,7 @@ from openood_interneg.evaluation.provenance import (
     FPR,
     corpus,
     describe_benchmark,
+    describe_corpus,
     environment,
     list_digest,
 )
@@ -51,7 +52,7 @@ from openood_interneg.evaluation.store import Store, atomic_path, digest
 from openood_interneg.evaluation.views import method_features
 from openood_interneg.negatives.inversion import image_keys
 from openood_interneg.settings import InternegError, SettingsError, TextSpaceSettings, as_mapping
-from openood_interneg.vlm.backbones import Backbone, load_backbone
+from openood_interneg.vlm.backbones import Backbone, backbone_label, load_backbone
 
 Told = Callable[[str], None]
 
@@ -81,6 +82,18 @@ class Options:
     encode_batch: int = 128
     workers: int = 0
     fresh: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises SettingsError for two backbones that tables could not tell apart."""
+        seen: dict[str, str] = {}
+        for source in self.backbones:
+            label = backbone_label(source)
+            if label in seen:
+                raise SettingsError(
+                    f"the backbones {seen[label]} and {source} would both be called '{label}' in "
+                    "tables, as if one had run twice; leave one out or rename its file"
+                )
+            seen[label] = source
 
     @property
     def substitute(self) -> str | None:
@@ -540,9 +553,12 @@ class Reproduction:
             out["benchmarks"][cell.part.name] = describe_benchmark(evaluation.benchmark)
             settings = dict(cell.result["settings"])
             if "corpus" in settings:
-                words = corpus(settings["corpus"])
-                out["corpora"][words.name] = {"words": len(words), "digest": words.digest}
-                settings["corpus"] = words.name
+                words = describe_corpus(settings["corpus"])
+                name = words["name"]
+                if out["corpora"].get(name, words) != words:  # another file of this name
+                    name = f"{name} ({words['digest'][:8]})"
+                out["corpora"][name] = words
+                settings["corpus"] = name
             settings.pop("seed", None)  # stands under seeds
             names = [cell.part.name, cell.point.label, cell.entry.label]
             out["settings"][" · ".join(n for n in names if n)] = settings

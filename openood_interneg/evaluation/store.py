@@ -11,19 +11,16 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from openood_interneg.evaluation.store_folders import (
-    TEMPORARY,
-    sweep_temporary,
+    temporary_root,
     warn_if_others_write,
     writing,
 )
@@ -257,18 +254,7 @@ class Store:
 
     def __init__(self, root: Path | None):
         if root is None:
-            try:
-                sweep_temporary()
-                self._temporary = tempfile.TemporaryDirectory(prefix=TEMPORARY)
-                root = Path(self._temporary.name)
-                # Held until the process ends: without it the folder is left over from a dead one.
-                self._held = FileLock(root / ".lock")
-                self._held.acquire(timeout=0)
-            except OSError as error:
-                raise StoreError(
-                    f"no temporary folder can be made in {tempfile.gettempdir()}: "
-                    f"{error.strerror or error}; set TMPDIR to a folder with room"
-                ) from error
+            root = temporary_root(self)
         self.root = Path(root)
         if self.root.exists() and not self.root.is_dir():
             raise StoreError(f"the cache {self.root} is no folder; give another with --cache-dir")

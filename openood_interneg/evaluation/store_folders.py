@@ -8,6 +8,7 @@ import stat
 import tempfile
 import time
 import warnings
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -94,7 +95,34 @@ def _sweep(root: Path) -> None:
                     path.unlink()
 
 
-def sweep_temporary() -> None:
+def temporary_root(owner: object) -> Path:
+    """A new folder that is removed with its owner, or when the process ends.
+
+    Raises:
+        StoreError: none can be made.
+    """
+    try:
+        _sweep_temporary()
+        root = Path(tempfile.mkdtemp(prefix=TEMPORARY))
+        # Held as long as the process lives: without it the folder is left over from a dead one.
+        lock = FileLock(root / ".lock")
+        lock.acquire(timeout=0)
+    except OSError as error:
+        raise StoreError(
+            f"no temporary folder can be made in {tempfile.gettempdir()}: "
+            f"{error.strerror or error}; set TMPDIR to a folder with room"
+        ) from error
+    weakref.finalize(owner, _remove, root, lock, os.getpid())
+    return root
+
+
+def _remove(root: Path, lock: FileLock, process: int) -> None:
+    if os.getpid() == process:  # not in a worker that was forked
+        lock.release()
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _sweep_temporary() -> None:
     """Removes temporary stores whose process is gone (killed, or the machine went down)."""
     for folder in Path(tempfile.gettempdir()).glob(f"{TEMPORARY}*"):
         lock = folder / ".lock"

@@ -10,7 +10,7 @@ import secrets
 import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -143,10 +143,11 @@ def write_tensors(
 
 def discard(path: Path) -> None:
     """Removes a damaged file; a folder that stands in its place is renamed, not emptied."""
-    if path.is_dir() and not path.is_symlink():
-        path.rename(path.with_name(f"{path.name}.{secrets.token_hex(4)}.aside"))
-    else:
-        path.unlink(missing_ok=True)
+    with suppress(FileNotFoundError):  # another process was faster
+        if path.is_dir() and not path.is_symlink():
+            path.rename(path.with_name(f"{path.name}.{secrets.token_hex(4)}.aside"))
+        else:
+            path.unlink()
 
 
 def umask() -> int:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from openood_interneg.evaluation.experiments import Experiment
+from openood_interneg.vlm.backbones import backbone_label
 
 POSITIVE = {"ood": "OOD positive", "id": "ID positive"}
 CONVENTION = (
@@ -92,11 +92,6 @@ class Table:
             for metric in self.metrics
             if (value := self.at(row, column, metric)) is not None
         ]
-
-
-def backbone_label(name: str) -> str:
-    """How a backbone is printed: names as they are, files by their stem."""
-    return Path(name).stem if name.endswith((".safetensors", ".pt", ".pth", ".bin")) else name
 
 
 def set_name(experiment: Experiment, result: Mapping[str, Any], name: str) -> str:

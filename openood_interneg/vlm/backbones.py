@@ -327,6 +327,12 @@ class _Compiled:
             ) from error
 
 
+def backbone_label(source: str | Path) -> str:
+    """How a backbone is printed: names as they are, files by their stem."""
+    text = str(source)
+    return Path(text).stem if text.endswith(CHECKPOINT_SUFFIXES) else text
+
+
 def load_backbone(
     source: str | Path | nn.Module = "ViT-B/16",
     *,
@@ -377,7 +383,7 @@ def load_backbone(
                 model, preprocess = load_checkpoint(path)
         elif text.endswith(CHECKPOINT_SUFFIXES) and pretrained is None:
             path = Path(text).expanduser()
-            label = name or path.stem
+            label = name or backbone_label(path)
             model, preprocess = load_checkpoint(path)
         else:
             model, preprocess, own, label = load_open_clip(
