@@ -20,12 +20,14 @@ import torch
 from openood_interneg.cli.console import guarded
 from openood_interneg.evaluation.datasets import (
     BenchmarkError,
+    check_images,
     configs_root,
     data_folder,
     place,
     read_benchmark,
 )
 from openood_interneg.plugin.benchmarks import check_openood_reads
+from openood_interneg.plugin.classes import compare_names
 from openood_interneg.plugin.device import following
 from openood_interneg.plugin.network import (
     known_class_names,
@@ -33,7 +35,7 @@ from openood_interneg.plugin.network import (
     resolve_class_names,
 )
 from openood_interneg.plugin.postprocessors import check_search
-from openood_interneg.plugin.register import check_main_names, register
+from openood_interneg.plugin.register import NETWORK, check_main_names, register
 from openood_interneg.settings import SettingsError, shown
 from openood_interneg.vlm.text_files import read_yaml
 
@@ -234,23 +236,34 @@ def check(config: Any) -> None:
     Raises:
         SettingsError: an unknown method, network, evaluator, preprocessor, or two backbones that
             would share a folder. BenchmarkError: data that is not there, or no set for `fsood`.
-        LoaderError: `APS_mode` without validation images.
+        LoaderError: `APS_mode` without validation images. ClassesError: the network's class names
+            are not those of the benchmark.
     """
     check_main_names(config)
     if not config.get("pipeline") or not str(config.pipeline.name).startswith("test_ood"):
         return
     ood = config.get("ood_dataset") or {}
-    if config.get("evaluator") and config.evaluator.ood_scheme == "fsood" and "csid" not in ood:
+    fsood = config.get("evaluator") and config.evaluator.ood_scheme == "fsood"
+    if fsood and "csid" not in (ood.get("split_names") or ()):
         raise BenchmarkError(
             f"evaluator.ood_scheme is fsood, and the benchmark '{config.dataset.name}' has no "
-            "ood_dataset.csid; add its covariate-shifted ID sets, or take ood_scheme: ood"
+            "ood_dataset.csid; add its covariate-shifted ID sets (and 'csid' to split_names), or "
+            "take ood_scheme: ood"
         )
+    network = config.get("network")
+    if network and network.name == NETWORK:
+        words = resolve_class_names(network.class_names)
+        compare_names(words, len(words), config.dataset.name, config.dataset.num_classes)
     method = config.get("postprocessor")
     if method and method.APS_mode:
         check_search(method.name, "val" in config.dataset, "val" in ood)
     names = known_class_names(config.dataset.name)
     if ood and names is not None:
-        read_benchmark(plain(config), Path("--config"), "").check()
+        with_csid = "csid" in (ood.get("split_names") or ())
+        benchmark = read_benchmark(plain(config), Path("--config"), "", csid=with_csid)
+        benchmark.check()
+        for images in benchmark.csid if fsood else ():
+            check_images(images)
         for _, _, sets in _blocks(config):
             for part in sets:
                 check_openood_reads(Path(part["imglist_pth"]))

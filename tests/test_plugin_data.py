@@ -17,7 +17,7 @@ pytestmark = needs_openood
 if REAL_MISSING is None:
     from openood_interneg.main import main, packaged, tell_backbones_apart
     from openood_interneg.plugin import network
-    from openood_interneg.plugin.evaluator import Evaluator
+    from openood_interneg.plugin.evaluator import Evaluator, MixedOODEvaluator
     from openood_interneg.plugin.network import ClipZeroShot, name_class_names
     from openood_interneg.plugin.postprocessors import MCMPostprocessor
     from openood_interneg.plugin.register import register, register_benchmark
@@ -211,6 +211,13 @@ def test_a_search_shows_the_names_of_settings(net, root, capsys):
     assert "Hyperparam: tau=0.5, auroc" in said and "Final hyperparam: tau=" in said
 
 
+def test_mains_search_shows_them_too():
+    block = {"APS_mode": True, "postprocessor_sweep": {"tau_list": [0.5, 1.0]}}
+    made = object.__new__(MixedOODEvaluator)
+    made.searched = MCMPostprocessor({"postprocessor": block})
+    assert str(made.recursive_generator([[0.5, 1.0]], 1)) == "[tau=0.5, tau=1.0]"
+
+
 # ---- main.py -----------------------------------------------------------------------------
 
 PARTS = "networks/clip_b16", "preprocessors/clip", "pipelines/mixed", "postprocessors/mcm"
@@ -234,6 +241,8 @@ def test_main_says_what_is_mistyped(capsys, root, tmp_path, monkeypatch):
     assert "has no value" in refusal(capsys, *here, "--num_gpus")
     assert "not of the kind" in refusal(capsys, *here, "--num_gpus", "many")
     assert "nothere.yml" in refusal(capsys, *here, configs=[*CONFIGS, "nothere.yml"])
+    said = refusal(capsys, *here, "--network.class_names", "cifar100")
+    assert "the network has 100 classes (apple, aquarium fish" in said
     said = refusal(capsys, *here, "--evaluator.ood_scheme", "fsood")
     assert "has no ood_dataset.csid" in said
     assert not list(tmp_path.iterdir())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,10 +186,8 @@ def look_for_data(
             "docs/benchmarks.md for where they come from"
         )
     names = known_class_names(name) or [f"class {i}" for i in range(int(info["num_classes"]))]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="the covariate-shifted sets")
-        origin = Path(f"benchmark '{name}'")
-        benchmark = read_benchmark(schema_of(name, info, names), origin, data_root)
+    origin = Path(f"benchmark '{name}'")
+    benchmark = read_benchmark(schema_of(name, info, names), origin, data_root)
     benchmark.check()
     for split in splits:
         block = info["id"].get(split)

@@ -31,12 +31,23 @@ def check_classes(
     Raises:
         ClassesError: naming both.
     """
+    ours = net.class_names if isinstance(net, ClipZeroShot) else None
+    compare_names(ours, net.num_classes, dataset, num_classes, said)
+
+
+def compare_names(
+    ours: Sequence[str] | None,
+    number: int,
+    dataset: str | None,
+    num_classes: int | None = None,
+    said: Sequence[str] | None = None,
+) -> None:
+    """`check_classes` of a network that is not loaded yet: its class names and their number."""
     theirs = known_class_names(dataset) if said is None else tuple(said)
     count = num_classes if theirs is None or said is not None else len(theirs)
-    ours = net.class_names if isinstance(net, ClipZeroShot) else None
-    if count is not None and count != net.num_classes:
+    if count is not None and count != number:
         raise ClassesError(
-            f"the network has {net.num_classes} classes{_some(ours)}, the benchmark '{dataset}' "
+            f"the network has {number} classes{_some(ours)}, the benchmark '{dataset}' "
             f"has {count}{_some(theirs)}; {_remedy(dataset)}"
         )
     if theirs is None or ours is None:

@@ -58,7 +58,19 @@ from openood.evaluators.metrics import compute_all_metrics  # noqa: E402
 from openood.evaluators.ood_evaluator import OODEvaluator  # noqa: E402
 
 
-class Evaluator(_api.Evaluator):
+class NamedSearch:
+    """OpenOOD's combinations of a sweep; as it prints them, they show their settings' names."""
+
+    def recursive_generator(self, list: Any, n: int) -> Any:
+        """Combinations of the first n of the lists of values."""
+        made = super().recursive_generator(list, n)
+        if n != len(list):
+            return made
+        names = [key.removesuffix(SWEEP_SUFFIX) for key in self.searched.args_dict]
+        return [NamedValues(names, values) for values in made]
+
+
+class Evaluator(NamedSearch, _api.Evaluator):
     """OpenOOD's `Evaluator` with a choice of protocol; it follows the network's device.
 
     Args:
@@ -179,15 +191,10 @@ class Evaluator(_api.Evaluator):
         loaders = self.dataloader_dict
         name = getattr(getattr(self.postprocessor, "method", None), "name", None)
         name = name or type(self.postprocessor).__name__
+        self.searched = self.postprocessor
         check_search(name, "val" in loaders["id"], "val" in loaders["ood"])
         with following(self._device):
             super().hyperparam_search()
-
-    def recursive_generator(self, list: Any, n: int) -> Any:
-        """OpenOOD's combinations of a sweep; as it prints them, they show their settings' names."""
-        made = super().recursive_generator(list, n)
-        names = [key.removesuffix(SWEEP_SUFFIX) for key in self.postprocessor.args_dict]
-        return [NamedValues(names, values) for values in made] if n == len(names) else made
 
     def _table(self, groups: Mapping[str, dict], fsood: bool, progress: bool) -> pd.DataFrame:
         self.net.eval()
@@ -240,7 +247,7 @@ class Evaluator(_api.Evaluator):
                 self.scores["csid_labels"][name[5:]] = labels
 
 
-class MixedOODEvaluator(OODEvaluator):
+class MixedOODEvaluator(NamedSearch, OODEvaluator):
     """main.py's OOD evaluator (`evaluator.name: mixed`) with a choice of protocol.
 
     Reads from the config's `evaluator` block `protocol` ("mixed" by default, or "openood") and
@@ -280,6 +287,7 @@ class MixedOODEvaluator(OODEvaluator):
         if self.config.postprocessor.APS_mode:
             name = self.config.postprocessor.name
             check_search(name, "val" in id_data_loaders, "val" in ood_data_loaders)
+            self.searched = postprocessor
             self.hyperparam_search(
                 net, id_data_loaders["val"], ood_data_loaders["val"], postprocessor
             )
