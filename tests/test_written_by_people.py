@@ -3,6 +3,7 @@
 import codecs
 import json
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -87,6 +88,12 @@ def test_imagenets_own_repeated_names_pass_as_a_known_set_only():
     assert check_class_names(names) == names
     with pytest.raises(ClassNameError, match="'missile'"):
         check_class_names(names[:-1])
+
+
+def test_a_benchmark_made_in_python_is_checked_as_one_from_a_file(own):
+    benchmark = load_benchmark(own())
+    with pytest.raises(ClassNameError, match="class names 0 and 1"):
+        replace(benchmark, class_names=("cat", "Cat"))
 
 
 def test_a_network_refuses_names_that_are_the_same():

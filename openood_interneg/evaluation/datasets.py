@@ -37,6 +37,7 @@ from openood_interneg.evaluation.image_lists import (
     joined,
     read_image_list,
 )
+from openood_interneg.vlm.classnames import check_class_names
 from openood_interneg.vlm.text_files import text_value
 
 __all__ = [
@@ -76,6 +77,7 @@ class Benchmark:
 
     Raises:
         BenchmarkError: two sets of one name, or an OOD set with a name that tables need.
+        ClassNameError: class names that `check_class_names` refuses.
     """
 
     name: str
@@ -87,6 +89,7 @@ class Benchmark:
     csid: tuple[ImageList, ...] = ()
 
     def __post_init__(self) -> None:
+        check_class_names(self.class_names)
         check_set_names((self.name, self.test.name), [images.name for images in self.ood])
 
     @property
