@@ -20,8 +20,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 __all__ = [
+    "LARGEST",
+    "IdImageSettings",
     "InterNegSettings",
     "InternegError",
+    "LabelSettings",
+    "MethodSettings",
     "MissingPackageError",
     "SettingsError",
     "TextSpaceSettings",
@@ -29,6 +33,7 @@ __all__ = [
     "checked",
     "first_line",
     "from_mapping",
+    "merged",
     "require_package",
     "setting",
     "shown",
@@ -89,6 +94,9 @@ def require_package(name: str, install: str, why: str) -> None:
         )
 
 
+LARGEST = 2**63 - 1  # of a whole number: a seed, a capacity, ...
+
+
 class SettingsError(InternegError, ValueError):
     """A setting that is unknown, of the wrong type, out of range or at odds with another."""
 
@@ -118,10 +126,46 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class TextSpaceSettings(Settings):
-    """What the texts around an image are: labels, negative texts, image proxies."""
+class MethodSettings(Settings):
+    """Base of every method's settings.
+
+    The classes below go by need: labels < ID images < negative texts. A method's settings derive
+    from the one whose settings it uses, so that it has no setting without effect.
+    """
+
+    @property
+    def reads_id_images(self) -> bool:
+        """Whether a method with these settings looks at ID training images."""
+        return False
+
+
+@dataclass(frozen=True)
+class LabelSettings(MethodSettings):
+    """The ID labels, where they are encoded under a prompt."""
 
     label_prompt: str = setting("nice", "prompt set or template of the ID labels")
+
+
+@dataclass(frozen=True)
+class IdImageSettings(LabelSettings):
+    """Labels, and which ID training images are looked at."""
+
+    images_per_class: int = setting(16, "N, ID images per class (per image proxy, Eq. 7)", low=1)
+    proxy_select: Literal["random", "first"] = setting(
+        "random", "which N images of a class: drawn with proxy_seed, or the first of the list"
+    )
+    proxy_seed: int = setting(0, "seed of the draw of the ID images", low=0)
+
+    @property
+    def reads_id_images(self) -> bool:
+        """Always."""
+        return True
+
+
+@dataclass(frozen=True)
+class TextSpaceSettings(IdImageSettings):
+    """Labels, ID images (as image proxies) and mined negative texts."""
+
     noun_prompt: str = setting("nice", "prompt set or template of the nouns of the corpus")
     adjective_prompt: str = setting("adjective", "prompt set or template of the adjectives")
     corpus: str = setting(
@@ -131,11 +175,6 @@ class TextSpaceSettings(Settings):
         "inter", "negative texts by the inter-modal criterion (Eq. 9), NegLabel's, or none"
     )
     num_negatives: int = setting(2000, "M, negative texts kept (Section C)", low=0)
-    images_per_class: int = setting(16, "N, ID images per image proxy (Eq. 7)", low=1)
-    proxy_select: Literal["random", "first"] = setting(
-        "random", "which N images of a class: drawn with proxy_seed, or the first of the list"
-    )
-    proxy_seed: int = setting(0, "seed of the draw of the proxies' images", low=0)
     intra_quantile: float = setting(
         0.95, "quantile of a word's cosines with the labels (NegLabel)", low=0.0, high=1.0
     )
@@ -143,6 +182,11 @@ class TextSpaceSettings(Settings):
         "index", "quantile as the sorted value at int(q C), or interpolated"
     )
     ignore_case: bool = setting(True, "compare words with class names without regard to case")
+
+    @property
+    def reads_id_images(self) -> bool:
+        """Only for the inter-modal criterion: the texts rank by image proxies."""
+        return self.negatives == "inter"
 
 
 @dataclass(frozen=True)
@@ -177,8 +221,30 @@ class InterNegSettings(TextSpaceSettings):
         """Whether the bank is made of inversions, so that an inverter is needed."""
         return self.bank in ("inter", "intra") and self.bank_capacity > 0
 
+    @property
+    def reads_id_images(self) -> bool:
+        """Always: what enters the bank is judged by the image proxies, too."""
+        return True
+
 
 S = TypeVar("S", bound=Settings)
+
+
+def merged(
+    *,
+    defaults: Mapping[str, Any] | None = None,
+    preset: Mapping[str, Any] | None = None,
+    file: Mapping[str, Any] | None = None,
+    given: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The one order of precedence: defaults < preset < file < given, whatever asks.
+
+    Args:
+        defaults: of a command or class, where they differ from the method's own.
+        preset: a method's official settings. file: of the user. given: options or arguments.
+    """
+    layers = (defaults, preset, file, given)
+    return {name: value for layer in layers for name, value in dict(layer or {}).items()}
 
 
 def from_mapping(cls: type[S], mapping: Mapping[str, Any] | None, source: str = "") -> S:
@@ -251,6 +317,8 @@ def checked(name: str, value: Any, hint: Any, metadata: Mapping[str, Any]) -> An
     else:
         value = float(value)
     low, high = metadata.get("low"), metadata.get("high")
+    if hint is int and high is None:
+        high = LARGEST  # tensors and random generators take no larger one
     if low is not None and value < low:
         raise SettingsError(f"{name} is {shown(value)}; it must be at least {low}")
     if high is not None and value > high:

@@ -49,9 +49,10 @@ from openood_interneg.evaluation.pipeline import encoded_ahead
 from openood_interneg.evaluation.space import Progress, SpaceSource
 from openood_interneg.evaluation.store import Store, default_root
 from openood_interneg.negatives.corpus import load_corpus
-from openood_interneg.settings import InterNegSettings, SettingsError, checked, from_mapping
+from openood_interneg.settings import InterNegSettings, SettingsError, checked, from_mapping, merged
 from openood_interneg.vlm.backbones import Backbone, FeatureError, load_backbone
 
+APPLICATION_DEFAULTS = {"update": "sample"}  # images come one by one, not in a paper's batches
 GUARD_IMAGES = 256  # calibration images that id_guard watches
 FEW_IMAGES = 20  # too few to tell a 95 % quantile
 LOOK_EVERY = 100  # images of the stream between two looks at the false alarms
@@ -121,7 +122,9 @@ class InterNegDetector(Saved):
         cache: bool | str | Path = True,
         **settings: Any,
     ):
-        self.settings = from_mapping(InterNegSettings, {"update": "sample"} | settings)
+        self.settings = from_mapping(
+            InterNegSettings, merged(defaults=APPLICATION_DEFAULTS, given=settings)
+        )
         if not isinstance(protections, ProtectionSettings):
             protections = from_mapping(ProtectionSettings, protections, "protections")
         self.protections = protections

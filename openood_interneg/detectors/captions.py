@@ -25,7 +25,7 @@ from openood_interneg.detectors.base import Detector, DetectorError, Scores, Tex
 from openood_interneg.detectors.method import Method
 from openood_interneg.detectors.scoring import group_order, grouped_score, id_mass, logits
 from openood_interneg.negatives.inversion import image_key
-from openood_interneg.settings import SettingsError, TextSpaceSettings, setting
+from openood_interneg.settings import LabelSettings, SettingsError, TextSpaceSettings, setting
 from openood_interneg.vlm.text_files import read_text
 
 NOT_GIVEN = "none"
@@ -147,13 +147,10 @@ def _need_captions(space: TextSpace, name: str) -> None:
 
 
 @dataclass(frozen=True)
-class ZOCSettings(TextSpaceSettings):
+class ZOCSettings(LabelSettings):
     """Settings of ZOC."""
 
     label_prompt: str = setting("This is a photo of a {}", "template of labels and candidates")
-    negatives: Literal["inter", "intra", "none"] = setting(
-        "none", "candidates come from the captions"
-    )
     tau: float = setting(1.0, "temperature: logits are logit_scale * cosine / tau", low=1e-6)
     captions: str = setting(NOT_GIVEN, "file with the candidate words of each image")
 

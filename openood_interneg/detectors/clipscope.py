@@ -15,20 +15,16 @@ from openood_interneg.detectors.base import Detector, DetectorError, Scores, Tex
 from openood_interneg.detectors.method import Method
 from openood_interneg.detectors.scoring import id_mass, logits, max_softmax
 from openood_interneg.negatives.mining import Criterion, select
-from openood_interneg.settings import SettingsError, TextSpaceSettings, setting
+from openood_interneg.settings import LabelSettings, setting
 
 
 @dataclass(frozen=True)
-class CLIPScopeSettings(TextSpaceSettings):
-    """Settings of CLIPScope. M is split: half are the nearest nouns, half the farthest.
-
-    `noun_prompt` and `adjective_prompt` are not used: the three prompts below are.
-    """
+class CLIPScopeSettings(LabelSettings):
+    """Settings of CLIPScope. M is split: half are the nearest nouns, half the farthest."""
 
     label_prompt: str = setting("mcm", "prompt set or template of the ID labels")
-    negatives: Literal["inter", "intra", "none"] = setting(
-        "intra", "CLIPScope ranks nouns by their similarity to the labels (intra)"
-    )
+    corpus: str = setting("wordnet", "where nouns come from, as in the other methods")
+    ignore_case: bool = setting(True, "compare words with class names without regard to case")
     num_negatives: int = setting(10_000, "M, nearest and farthest nouns together", low=2)
     mining_prompt: str = setting("the {}", "prompt of nouns when they are ranked")
     nearest_prompt: str = setting("photo", "prompt of the nearest nouns when images are scored")
@@ -40,11 +36,6 @@ class CLIPScopeSettings(TextSpaceSettings):
     update: Literal["sample", "batch"] = setting(
         "sample", "class counts grow after every image (the paper) or after every batch"
     )
-
-    def check(self) -> None:
-        """Nouns are ranked by the labels, not by image proxies."""
-        if self.negatives != "intra":
-            raise SettingsError(f"CLIPScope needs negatives: intra, not '{self.negatives}'")
 
 
 # ---- texts -----------------------------------------------------------------------------------

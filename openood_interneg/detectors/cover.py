@@ -10,15 +10,14 @@ from torch import Tensor
 from openood_interneg.detectors.base import Detector, Scores
 from openood_interneg.detectors.method import Method
 from openood_interneg.detectors.scoring import max_softmax
-from openood_interneg.settings import TextSpaceSettings, setting
+from openood_interneg.settings import LabelSettings, setting
 
 
 @dataclass(frozen=True)
-class CoVerSettings(TextSpaceSettings):
-    """Settings of CoVer; no negative texts."""
+class CoVerSettings(LabelSettings):
+    """Settings of CoVer."""
 
     label_prompt: str = setting("mcm", "prompt set or template of the ID labels")
-    negatives: Literal["inter", "intra", "none"] = setting("none", "CoVer uses no negative texts")
     tau: float = setting(1.0, "temperature T on the bare cosine", low=1e-6)
     views: Literal["recommended13", "all91"] = setting(
         "recommended13", "views of an image that are encoded (vlm/views.py)"

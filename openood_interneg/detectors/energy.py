@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor
 
 from openood_interneg.detectors.base import Detector, Scores
 from openood_interneg.detectors.method import Method
-from openood_interneg.settings import TextSpaceSettings, setting
+from openood_interneg.settings import LabelSettings, setting
 
 
 @dataclass(frozen=True)
-class EnergySettings(TextSpaceSettings):
-    """Settings of Energy; no negative texts."""
+class EnergySettings(LabelSettings):
+    """Settings of Energy."""
 
     label_prompt: str = setting("mcm", "prompt set or template of the ID labels")
-    negatives: Literal["inter", "intra", "none"] = setting("none", "Energy uses no negative texts")
     tau: float = setting(1.0, "temperature T on the bare cosine", low=1e-6)
 
 

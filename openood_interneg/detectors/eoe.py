@@ -7,14 +7,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from openood_interneg.detectors.base import Detector, DetectorError, Scores, TextSpace
 from openood_interneg.detectors.method import Method
-from openood_interneg.settings import SettingsError, TextSpaceSettings, setting
+from openood_interneg.settings import LabelSettings, SettingsError, setting
 from openood_interneg.vlm.text_files import numbered_lines, read_text
 
 SHIPPED = tuple(
@@ -25,14 +25,11 @@ SHIPPED = tuple(
 
 
 @dataclass(frozen=True)
-class EOESettings(TextSpaceSettings):
-    """Settings of EOE. Its negatives come from a list: `num_negatives` is not used."""
+class EOESettings(LabelSettings):
+    """Settings of EOE. Its negatives come from a list."""
 
     label_prompt: str = setting("mcm", "prompt set or template of the ID labels")
     noun_prompt: str = setting("mcm", "prompt set or template of the outlier labels")
-    negatives: Literal["inter", "intra", "none"] = setting(
-        "none", "EOE mines no negative texts; its outlier labels come from a list"
-    )
     labels: str = setting(
         "imagenet_far", "outlier labels: a shipped list or the path of a text file, one per line"
     )
@@ -101,7 +98,7 @@ def space(source: Any, settings: EOESettings) -> TextSpace:
     if not words:
         raise SettingsError(f"labels {settings.labels!r} holds class names only; use another list")
     features = torch.cat(list(source.texts(words, settings.noun_prompt, "outlier labels")))
-    common = source.build(replace(settings, negatives="none"))
+    common = source.build(settings)
     return replace(common, negatives=features, negative_words=words)
 
 

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from openood_interneg.detectors.base import DetectorError, TextSpace
 from openood_interneg.negatives.proxies import sample_per_class
-from openood_interneg.settings import SettingsError, TextSpaceSettings
+from openood_interneg.settings import IdImageSettings, SettingsError
 
 
-def space(source: Any, settings: TextSpaceSettings) -> TextSpace:
+def space(source: Any, settings: IdImageSettings) -> TextSpace:
     """The common text space, with N ID images per class: the ones that make image proxies.
 
     `extra["id_features"]`: (n, D) unit rows; `extra["id_labels"]`: (n,) int64 labels.
@@ -34,7 +34,7 @@ def space(source: Any, settings: TextSpaceSettings) -> TextSpace:
         seed=settings.proxy_seed,
         class_names=source.class_names,
     )
-    common = source.build(replace(settings, negatives="none"))
+    common = source.build(settings)
     features = source.id_images.features(chosen).to(common.device)
     own = torch.as_tensor(labels[chosen], dtype=torch.int64, device=common.device)
     return replace(common, extra={"id_features": features, "id_labels": own})

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor
 
 from openood_interneg.detectors.base import Detector, DetectorError, Scores, TextSpace
 from openood_interneg.detectors.id_features import id_images, space
 from openood_interneg.detectors.method import Method
-from openood_interneg.settings import TextSpaceSettings, setting
+from openood_interneg.settings import IdImageSettings, setting
 
 
 @dataclass(frozen=True)
-class KNNSettings(TextSpaceSettings):
+class KNNSettings(IdImageSettings):
     """Settings of KNN; `images_per_class` ID images are the bank of neighbours."""
 
     label_prompt: str = setting("mcm", "prompt set or template of the ID labels")
-    negatives: Literal["inter", "intra", "none"] = setting("none", "KNN uses no negative texts")
     k: int = setting(10, "the k-th nearest ID image counts", low=1)
 
 

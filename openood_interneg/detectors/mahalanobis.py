@@ -12,17 +12,14 @@ from torch import Tensor
 from openood_interneg.detectors.base import Detector, Scores, TextSpace
 from openood_interneg.detectors.id_features import id_images, space
 from openood_interneg.detectors.method import Method
-from openood_interneg.settings import TextSpaceSettings, setting
+from openood_interneg.settings import IdImageSettings, setting
 
 
 @dataclass(frozen=True)
-class MahalanobisSettings(TextSpaceSettings):
+class MahalanobisSettings(IdImageSettings):
     """Settings of Mahalanobis; `images_per_class` ID images estimate means and covariance."""
 
     label_prompt: str = setting("mcm", "prompt set or template of the ID labels")
-    negatives: Literal["inter", "intra", "none"] = setting(
-        "none", "Mahalanobis uses no negative texts"
-    )
     covariance: Literal["ledoit_wolf", "empirical"] = setting(
         "ledoit_wolf", "estimator: shrunk (few images) or empirical with its pseudo-inverse"
     )

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor
 
 from openood_interneg.detectors.base import Detector, Scores
 from openood_interneg.detectors.method import Method
-from openood_interneg.settings import TextSpaceSettings, setting
+from openood_interneg.settings import LabelSettings, setting
 
 
 @dataclass(frozen=True)
-class MaxLogitSettings(TextSpaceSettings):
-    """Settings of MaxLogit; no negative texts."""
+class MaxLogitSettings(LabelSettings):
+    """Settings of MaxLogit."""
 
     label_prompt: str = setting("mcm", "prompt set or template of the ID labels")
-    negatives: Literal["inter", "intra", "none"] = setting(
-        "none", "MaxLogit uses no negative texts"
-    )
 
 
 class MaxLogit(Detector):

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor
 
 from openood_interneg.detectors.base import Detector, Scores
 from openood_interneg.detectors.method import Method
 from openood_interneg.detectors.scoring import max_softmax
-from openood_interneg.settings import TextSpaceSettings, setting
+from openood_interneg.settings import LabelSettings, setting
 
 
 @dataclass(frozen=True)
-class MCMSettings(TextSpaceSettings):
-    """Settings of MCM; no negative texts."""
+class MCMSettings(LabelSettings):
+    """Settings of MCM."""
 
     label_prompt: str = setting("mcm", "prompt set or template of the ID labels")
-    negatives: Literal["inter", "intra", "none"] = setting("none", "MCM uses no negative texts")
     tau: float = setting(1.0, "temperature T on the bare cosine", low=1e-6)
 
 

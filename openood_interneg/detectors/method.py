@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from openood_interneg.detectors.base import Detector, Inverter, TextSpace
-from openood_interneg.settings import SettingsError, TextSpaceSettings, from_mapping
+from openood_interneg.settings import MethodSettings, SettingsError, from_mapping
 
 FeatureKind = Literal["image", "views", "patches"]
 
@@ -39,7 +39,7 @@ class Method:
     name: str
     title: str
     detector: type[Detector]
-    settings: type[TextSpaceSettings]
+    settings: type[MethodSettings]
     paper: str
     year: int
     venue: str
@@ -58,9 +58,16 @@ class Method:
         """Settings from values; what the row fixes cannot be set.
 
         Raises:
-            SettingsError: unknown, ill-typed or fixed settings.
+            SettingsError: unknown, ill-typed or fixed settings; where other methods have a
+                setting that this one has not, they are named.
         """
         values = dict(values or {})
+        for name in values:
+            if name not in self.setting_names and (others := _methods_with(name)):
+                where = f" in {source}" if source else ""
+                raise SettingsError(
+                    f"method '{self.name}' has no setting '{name}'{where}; these have: {others}"
+                )
         for name in self.fixed:
             if name in values and values[name] != self.fixed[name]:
                 raise SettingsError(
@@ -68,15 +75,30 @@ class Method:
                 )
         return from_mapping(self.settings, values | dict(self.fixed), source)
 
-    def features_of(self, settings: TextSpaceSettings) -> FeatureKind:
+    @property
+    def setting_names(self) -> tuple[str, ...]:
+        """What can be set, in the order of the fields."""
+        return tuple(f.name for f in fields(self.settings))
+
+    def takes(self, name: str, value: Any) -> bool:
+        """Whether a setting has an effect here, or is what the row fixes anyway."""
+        return name in self.setting_names and self.fixed.get(name, value) == value
+
+    def features_of(self, settings: MethodSettings) -> FeatureKind:
         """What the detector's features are of under these settings."""
         return self.input(settings) if callable(self.input) else self.input
 
-    def missing_files(self, settings: TextSpaceSettings) -> list[str]:
+    def missing_files(self, settings: MethodSettings) -> list[str]:
         """Settings that must name a file and do not: the row cannot run without them."""
         names = ("checkpoint", "captions", "lookalikes")
         return [name for name in names if getattr(settings, name, "") == "none"]
 
-    def make(self, settings: TextSpaceSettings, inverter: Inverter | None = None) -> Detector:
+    def make(self, settings: MethodSettings, inverter: Inverter | None = None) -> Detector:
         """A detector with these settings; the inverter goes to methods that invert."""
         return self.detector(settings, inverter) if self.inverts else self.detector(settings)
+
+
+def _methods_with(name: str) -> str:
+    from openood_interneg.detectors.registry import methods_with  # which knows all rows
+
+    return ", ".join(methods_with(name))

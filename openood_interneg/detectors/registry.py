@@ -77,5 +77,10 @@ def list_methods() -> list[Method]:
     return list(_METHODS.values())
 
 
+def methods_with(setting: str) -> list[str]:
+    """Names of the methods that have a setting, in the order of the table."""
+    return [method.name for method in list_methods() if setting in method.setting_names]
+
+
 for _row in _ROWS:
     register_method(_row)

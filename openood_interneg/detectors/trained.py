@@ -21,7 +21,7 @@ from openood_interneg.detectors.method import FeatureKind, Method
 from openood_interneg.detectors.neglabel import NegLabel, NegLabelSettings
 from openood_interneg.detectors.neglabel import space as neglabel_space
 from openood_interneg.detectors.scoring import logits, max_softmax
-from openood_interneg.settings import SettingsError, TextSpaceSettings, setting
+from openood_interneg.settings import MethodSettings, SettingsError, setting
 from openood_interneg.vlm.prompts import prompt_set
 from openood_interneg.vlm.trained_prompts import (
     NOT_GIVEN,
@@ -37,13 +37,9 @@ _TAU_HELP = "temperature T on the bare cosine"
 
 
 @dataclass(frozen=True)
-class TrainedSettings(TextSpaceSettings):
-    """What all of them share: a checkpoint, and no mined negative texts."""
+class TrainedSettings(MethodSettings):
+    """What all of them share: a checkpoint, from which labels and negative texts come."""
 
-    label_prompt: str = setting("simple", "prompt of the labels where they are not learned")
-    negatives: Literal["inter", "intra", "none"] = setting(
-        "none", "negative texts come from the checkpoint"
-    )
     checkpoint: str = setting(NOT_GIVEN, _CHECKPOINT_HELP)
     class_position: Literal["end", "front"] = setting("end", _POSITION_HELP)
 
@@ -206,6 +202,7 @@ def negprompt_space(source: Any, settings: NegPromptSettings) -> TextSpace:
 class LocalPromptSettings(TrainedSettings):
     """Settings of Local-Prompt."""
 
+    label_prompt: str = setting("simple", "prompt of the labels, which are not learned")
     tau: float = setting(1.0, _TAU_HELP, low=1e-6)
     top: int = setting(10, "pairs of a patch and a class that are averaged", low=1)
 
@@ -320,14 +317,11 @@ def lsn_space(source: Any, settings: LSNSettings) -> TextSpace:
 
 
 @dataclass(frozen=True)
-class IDLikeSettings(NegLabelSettings):
+class IDLikeSettings(TrainedSettings):
     """Settings of ID-Like."""
 
-    negatives: Literal["inter", "intra", "none"] = setting(
-        "none", "negative texts come from the checkpoint"
-    )
-    checkpoint: str = setting(NOT_GIVEN, _CHECKPOINT_HELP)
-    class_position: Literal["end", "front"] = setting("end", _POSITION_HELP)
+    tau: float = setting(1.0, "temperature: logits are logit_scale * cosine / tau", low=1e-6)
+    groups: int = setting(1, "G, groups over which the score is averaged", low=1)
 
 
 class IDLike(NegLabel):

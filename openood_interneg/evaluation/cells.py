@@ -12,7 +12,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,13 @@ from openood_interneg.evaluation.sealed import file_digest, read_sealed, write_s
 from openood_interneg.evaluation.store import Store, atomic_path, digest
 from openood_interneg.evaluation.views import method_features
 from openood_interneg.negatives.inversion import image_keys
-from openood_interneg.settings import InternegError, SettingsError, TextSpaceSettings, as_mapping
+from openood_interneg.settings import (
+    InternegError,
+    MethodSettings,
+    SettingsError,
+    as_mapping,
+    merged,
+)
 from openood_interneg.vlm.backbones import Backbone, backbone_label, load_backbone
 
 Told = Callable[[str], None]
@@ -216,18 +222,18 @@ class Reproduction:
             for seed in options.seeds or experiment.seeds
         ]
 
-    def settings(self, experiment: Experiment, cell: Cell) -> TextSpaceSettings:
+    def settings(self, experiment: Experiment, cell: Cell) -> MethodSettings:
         """The settings of a cell: preset, then part, method and point, then the user's corpus.
 
         Raises:
             SettingsError: unknown or bad settings, or a word list that is not there.
         """
         method = get_method(cell.entry.method)
-        names = {f.name for f in fields(method.settings)}
-        values = dict(method.presets.get(cell.entry.preset or experiment.preset or "", {}))
-        values |= cell.part.settings.get(method.name, {})
-        values |= cell.entry.settings
-        values |= {k: v for k, v in cell.point.settings.items() if k in names}
+        names = method.setting_names
+        file = dict(cell.part.settings.get(method.name, {})) | dict(cell.entry.settings)
+        file |= {k: v for k, v in cell.point.settings.items() if k in names}
+        preset = method.presets.get(cell.entry.preset or experiment.preset or "", {})
+        values = merged(preset=preset, file=file)
         source = self.options.corpus
         if cell.point.corpus:
             source = str(self._corpus_file(experiment, cell.point.corpus))

@@ -22,6 +22,7 @@ from openood_interneg.evaluation.error_types import text_logits
 from openood_interneg.evaluation.image_lists import shared_names
 from openood_interneg.evaluation.images import read_rgb
 from openood_interneg.evaluation.protocols import mixed_order
+from openood_interneg.evaluation.space import mines
 from openood_interneg.negatives.inversion import image_keys
 
 THUMBNAIL = 72
@@ -219,7 +220,7 @@ def nearest_words(source, settings, features: Tensor, count: int = TOP) -> list[
 
 def _mined(evaluation, detector: Detector, settings) -> dict[str, Any]:
     """The mined texts with the largest and the smallest deviation, per class on average."""
-    if settings.negatives == "none" or settings.num_negatives == 0:
+    if not mines(settings):
         return {}
     mined = evaluation.source.mined(settings)
     per_class = (mined.deviation / len(detector.space.labels)).tolist()

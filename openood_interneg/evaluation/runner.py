@@ -35,7 +35,7 @@ from openood_interneg.evaluation.store import Store, digest
 from openood_interneg.evaluation.views import method_features
 from openood_interneg.negatives.inversion import image_keys
 from openood_interneg.negatives.proxies import sample_per_class
-from openood_interneg.settings import SettingsError, TextSpaceSettings, as_mapping
+from openood_interneg.settings import MethodSettings, SettingsError, as_mapping
 from openood_interneg.vlm.backbones import Backbone
 from openood_interneg.vlm.preprocess import Preprocess
 
@@ -105,15 +105,23 @@ class Evaluation:
 
     # ---- what is shared ------------------------------------------------------------------
 
-    def check(self, plans: Sequence[tuple[Method, TextSpaceSettings]]) -> None:
+    def check(self, plans: Sequence[tuple[Method, MethodSettings]]) -> None:
         """Looks for every image that the methods will read, before any work.
 
         Raises:
             BenchmarkError: missing images. ProxyError: a class without ID images.
+            SettingsError: a method needs ID images, and the benchmark has none.
         """
         for method, _ in plans:
             self._check_names(method)
         train = self.benchmark.train
+        readers = [(method, own) for method, own in plans if own.reads_id_images]
+        for method, settings in readers:
+            if train is None and getattr(settings, "negatives", "inter") == "inter":
+                raise SettingsError(
+                    f"method '{method.name}' needs ID training images, and the benchmark "
+                    f"'{self.benchmark.name}' lists none; add a 'train' block to it"
+                )
         chosen = None
         if train is not None:
             indices = [
@@ -125,13 +133,13 @@ class Evaluation:
                     seed=settings.proxy_seed,
                     class_names=self.benchmark.class_names,
                 )
-                for _, settings in plans
+                for _, settings in readers
             ]
             chosen = train.subset(np.unique(np.concatenate(indices))) if indices else None
         self.benchmark.check(chosen)
 
     def feature_set(
-        self, images: ImageList, kind: str = "image", settings: TextSpaceSettings | None = None
+        self, images: ImageList, kind: str = "image", settings: MethodSettings | None = None
     ) -> FeatureSet:
         """Features of a test or OOD set, encoded at the first call.
 
@@ -151,7 +159,7 @@ class Evaluation:
         return FeatureSet(images.name, self._features[key], keys, images.labels)
 
     def method_sets(
-        self, method: Method, settings: TextSpaceSettings
+        self, method: Method, settings: MethodSettings
     ) -> tuple[FeatureSet, list[FeatureSet]]:
         """The ID set and the OOD sets with the features that a method takes.
 
@@ -187,7 +195,7 @@ class Evaluation:
     def run(
         self,
         name: str,
-        settings: TextSpaceSettings,
+        settings: MethodSettings,
         *,
         protocol: Protocol = "mixed",
         seed: int = 0,

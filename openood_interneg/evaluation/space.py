@@ -26,7 +26,14 @@ from openood_interneg.negatives.mining import (
     ranked,
 )
 from openood_interneg.negatives.proxies import base_cosine, image_proxies, sample_per_class
-from openood_interneg.settings import SettingsError, TextSpaceSettings, as_mapping
+from openood_interneg.settings import (
+    IdImageSettings,
+    LabelSettings,
+    MethodSettings,
+    SettingsError,
+    TextSpaceSettings,
+    as_mapping,
+)
 from openood_interneg.vlm.backbones import Backbone
 from openood_interneg.vlm.classnames import check_tokens
 from openood_interneg.vlm.prompts import prompt_set
@@ -84,7 +91,7 @@ class SpaceSource:
         self._mined: dict[str, Mined] = {}
         self._proxies: dict[tuple, tuple[Tensor, Tensor]] = {}
 
-    def space_for(self, method: Method, settings: TextSpaceSettings) -> TextSpace:
+    def space_for(self, method: Method, settings: MethodSettings) -> TextSpace:
         """The text space that a method wants: its own recipe, or the common one (`build`)."""
         if method.space is None:
             return self.build(settings)
@@ -93,8 +100,10 @@ class SpaceSource:
             self._spaces[key] = method.space(self, settings)
         return self._spaces[key]
 
-    def build(self, settings: TextSpaceSettings) -> TextSpace:
-        """Labels, mined negatives and proxies; built once per distinct settings.
+    def build(self, settings: LabelSettings) -> TextSpace:
+        """Labels and, as far as the settings speak of them, mined negatives and proxies.
+
+        Built once per distinct settings.
 
         Raises:
             SettingsError: inter-modal negatives asked for without ID images.
@@ -104,13 +113,13 @@ class SpaceSource:
             self._spaces[key] = self._build(settings)
         return self._spaces[key]
 
-    def _build(self, settings: TextSpaceSettings) -> TextSpace:
+    def _build(self, settings: LabelSettings) -> TextSpace:
         labels = self.labels(settings.label_prompt)
         proxies = base = image_base = None
-        if self.id_images is not None:
+        if self.id_images is not None and settings.reads_id_images:
             proxies, image_base = self.proxies(settings)
             base = base_cosine(labels, proxies)
-        if settings.negatives == "none" or settings.num_negatives == 0:
+        if not mines(settings):
             negatives, words = labels[:0], ()
         else:
             mined = self.mined(settings)
@@ -143,7 +152,7 @@ class SpaceSource:
             )
         return self._labels[templates]
 
-    def proxies(self, settings: TextSpaceSettings) -> tuple[Tensor, Tensor]:
+    def proxies(self, settings: IdImageSettings) -> tuple[Tensor, Tensor]:
         """Image proxies (C, D) and each class's mean cosine with its own proxy (C,).
 
         Raises:
@@ -206,7 +215,7 @@ class SpaceSource:
     def _mining_key(self, settings: TextSpaceSettings) -> dict:
         """Everything that decides what `_mine_anew` finds."""
         key = self._criterion_key(settings)
-        if self.id_images is not None:
+        if self.id_images is not None and settings.reads_id_images:
             key["proxies"] = tensors_digest({"proxies": self.proxies(settings)[0]})
         return key | {
             **backbone_key(self.backbone),
@@ -220,7 +229,7 @@ class SpaceSource:
     def _mine_anew(self, settings: TextSpaceSettings) -> Mined:
         corpus = self.corpus(settings)
         labels = self.labels(settings.label_prompt)
-        if self.id_images is not None:
+        if self.id_images is not None and settings.reads_id_images:
             proxies, _ = self.proxies(settings)
             base = base_cosine(labels, proxies)
         else:  # intra-modal; nothing to measure the deviation against
@@ -331,5 +340,14 @@ class SpaceSource:
         return entry
 
 
-def _space_key(settings: TextSpaceSettings) -> dict:
-    return {f.name: getattr(settings, f.name) for f in fields(TextSpaceSettings)}
+def mines(settings: LabelSettings) -> bool:
+    """Whether a text space with these settings has mined negative texts."""
+    has = isinstance(settings, TextSpaceSettings)
+    return has and settings.negatives != "none" and settings.num_negatives > 0
+
+
+def _space_key(settings: LabelSettings) -> dict:
+    """The settings that decide a text space, and whether ID images are part of it."""
+    names = {f.name for f in fields(TextSpaceSettings)}
+    own = {name: value for name, value in as_mapping(settings).items() if name in names}
+    return own | {"ID images": settings.reads_id_images}

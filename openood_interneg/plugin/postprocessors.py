@@ -40,7 +40,7 @@ from openood_interneg.plugin.loaders import (
 )
 from openood_interneg.plugin.network import ClipZeroShot, as_clip
 from openood_interneg.plugin.openood import OpenOODMissing, load_openood
-from openood_interneg.settings import SettingsError, as_mapping, shown
+from openood_interneg.settings import SettingsError, as_mapping, merged, shown
 
 try:
     load_openood()
@@ -102,7 +102,7 @@ class DetectorPostprocessor(BasePostprocessor):
         **settings: Any,
     ):
         block = _get(config, "postprocessor") or {}
-        args = dict(_get(block, "postprocessor_args") or {}) | settings
+        args = merged(file=_get(block, "postprocessor_args"), given=settings)
         sweep = dict(_get(block, "postprocessor_sweep") or {})
         if config is None:  # what OpenOOD reads off an instance's config
             config = SimpleNamespace(
@@ -253,8 +253,7 @@ class DetectorPostprocessor(BasePostprocessor):
         check_search(self.method.name, "val" in (id_loaders or {}), "val" in (ood_loaders or {}))
 
     def _needs_images(self) -> bool:
-        inter = getattr(self.settings, "negatives", "none") == "inter"
-        return inter or "ID images" in self.method.needs
+        return self.settings.reads_id_images
 
     def _names(self) -> Sequence[str] | str | None:
         return self.class_names or self._dataset
