@@ -34,6 +34,7 @@ __all__ = [
     "first_line",
     "from_mapping",
     "merged",
+    "printable",
     "require_package",
     "setting",
     "shown",
@@ -95,6 +96,22 @@ def require_package(name: str, install: str, why: str) -> None:
 
 
 LARGEST = 2**63 - 1  # of a whole number: a seed, a capacity, ...
+
+
+_CONTROL = dict.fromkeys((*range(32), *range(127, 160), *range(0x202A, 0x202F),
+                         *range(0x2066, 0x206A)))  # fmt: skip
+for _code in _CONTROL:
+    _CONTROL[_code] = ascii(chr(_code))[1:-1]
+_LINES = {code: text for code, text in _CONTROL.items() if chr(code) not in "\n\t"}
+
+
+def printable(value: object, *, lines: bool = True) -> str:
+    """Text in which no character steers the terminal: escape sequences are written out.
+
+    Args:
+        lines: whether line ends and tabs may stay as they are.
+    """
+    return str(value).translate(_LINES if lines else _CONTROL)
 
 
 class SettingsError(InternegError, ValueError):

@@ -40,11 +40,12 @@ def interneg(*args, cache: Path, cwd: Path | None = None) -> subprocess.Complete
     )
 
 
+def bare(world, *args):
+    return ("eval", "--data-root", world / "data", "--backbone", "miniature", *args)
+
+
 def small(world, *args):
-    return (
-        *("eval", "--data-root", world / "data", "--backbone", "miniature"),
-        *("--corpus", world / "words.txt", "--num-negatives", 20, *args),
-    )
+    return bare(world, "--corpus", world / "words.txt", "--num-negatives", 20, *args)
 
 
 def test_eval_writes_what_it_prints(world, tmp_path):
@@ -147,7 +148,7 @@ def test_ctrl_c_leaves_no_broken_file(world, tmp_path):
     import time
 
     command = [sys.executable, "-m", "openood_interneg.cli"]
-    command += map(str, small(world, "--methods", "mcm", "--encode-batch", "1"))
+    command += map(str, bare(world, "--methods", "mcm", "--encode-batch", "1"))
     env = os.environ | {"INTERNEG_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1"}
     env["PYTHONPATH"] = str(Path(__file__).resolve().parent.parent)
     process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -160,7 +161,7 @@ def test_ctrl_c_leaves_no_broken_file(world, tmp_path):
         assert process.returncode == 130
         assert b"interrupted" in stderr and b"Traceback" not in stderr
     assert not list(tmp_path.rglob("*.tmp"))
-    done = interneg(*small(world, "--methods", "mcm"), cache=tmp_path)
+    done = interneg(*bare(world, "--methods", "mcm"), cache=tmp_path)
     assert done.returncode == 0, done.stderr
 
 

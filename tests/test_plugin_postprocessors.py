@@ -81,6 +81,10 @@ def options(words, tmp_path):
     return quick | {"corpus": words, "cache_dir": tmp_path}
 
 
+def without_inversion(options):
+    return {name: value for name, value in options.items() if name not in ("templates", "steps")}
+
+
 @pytest.fixture(scope="module")
 def loaders():
     return {"train": loader(Images(40, "train")), "test": loader(Images(24, "test", seed=1))}
@@ -332,8 +336,11 @@ def test_pickled_without_the_network_and_set_up_again(net, options, loaders, ood
 
 
 def test_what_a_method_does_not_need_is_not_asked_for(net, options, ood):
-    for cls in (MCMPostprocessor, NegLabelPostprocessor):
-        made = cls(corpus=options["corpus"], cache_dir=options["cache_dir"])
+    for cls, own in (
+        (MCMPostprocessor, {}),
+        (NegLabelPostprocessor, {"corpus": options["corpus"]}),
+    ):
+        made = cls(cache_dir=options["cache_dir"], **own)
         made.setup(net, {}, {})
         assert np.isfinite(made.inference(net, ood, progress=False)[1]).all()
     with pytest.raises(LoaderError, match="needs ID training images"):
@@ -373,7 +380,7 @@ def test_mixed_order_for_any_postprocessor(net, loaders, ood):
 
 @pytest.mark.parametrize("protocol", ["mixed", "openood"])
 def test_evaluate_gives_openoods_table(net, options, loaders, ood, protocol):
-    made = InterNegNegativesOnlyPostprocessor(**options)
+    made = InterNegNegativesOnlyPostprocessor(**without_inversion(options))
     other = loader(Images(12, "far", ood=True, seed=9))
     table = evaluate(
         net, made, loaders, {"near": {"ood": ood}, "far": {"far": other}}, protocol=protocol,
@@ -402,7 +409,7 @@ def test_views_and_patches_are_made_of_the_loaders_pixels(net, loaders, ood, tmp
 
 def test_network_moves_are_followed(options, loaders, ood):
     net = ClipZeroShot(load_backbone("miniature"), ID_KINDS)
-    made = InterNegNegativesOnlyPostprocessor(**options)
+    made = InterNegNegativesOnlyPostprocessor(**without_inversion(options))
     made.setup(net, loaders, {})
     assert made.detector is made.detector
     if torch.cuda.is_available():

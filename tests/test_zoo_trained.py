@@ -190,7 +190,7 @@ def test_checkpoints_run_no_code(tmp_path, capsys):
 )
 def test_missing_checkpoint_is_named(source, name, words):
     method = get_method(name)
-    settings = method.make_settings({"corpus": words})
+    settings = method.make_settings({"corpus": words} if "corpus" in method.setting_names else {})
     with pytest.raises(SettingsError, match="checkpoint"):
         source.space_for(method, settings)
 

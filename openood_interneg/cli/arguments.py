@@ -13,7 +13,15 @@ DataRoot = Annotated[
     typer.Option(help="Folder with images_*/ and benchmark_imglist/."),
 ]
 BackboneName = Annotated[
-    str, typer.Option(help="ViT-B/16, RN50, ..., an open_clip model, or a checkpoint file.")
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        help="ViT-B/16, RN50, ..., an open_clip model, or a checkpoint file. Default: ViT-B/16; "
+        "for the benchmark miniature its own."
+    ),
+]
+Preset = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="Official settings per method: imagenet, cifar10, cifar100."),
 ]
 Pretrained = Annotated[
     Optional[str],  # noqa: UP045

@@ -7,11 +7,10 @@ from typing import Annotated, Any
 
 import typer
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
 from openood_interneg.cli.console import console
-from openood_interneg.evaluation.provenance import differences, read_result
+from openood_interneg.evaluation.provenance import differences, read_run
 
 # Run times, what was found on disk, and figures that follow from others.
 IGNORED = (
@@ -21,7 +20,10 @@ IGNORED = (
 
 
 def compare(
-    a: Annotated[Path, typer.Argument(help="A result of reproduce or eval (JSON).")],
+    a: Annotated[
+        Path,
+        typer.Argument(help="Folder of eval or reproduce (--out), or a JSON of it."),
+    ],
     b: Annotated[Path, typer.Argument(help="Another one.")],
     times: Annotated[bool, typer.Option("--times", help="Compare run times, too.")] = False,
 ) -> None:
@@ -29,21 +31,21 @@ def compare(
 
     Exit code 0 if nothing does, 1 if something does.
     """
-    found = list(differences(_stable(read_result(a), times), _stable(read_result(b), times)))
+    found = list(differences(_stable(read_run(a), times), _stable(read_run(b), times)))
     if not found:
         console().print("no difference" + ("" if times else " (run times aside)"))
         return
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0))
     table.add_column("what", overflow="fold")
-    table.add_column(escape(str(a)), overflow="fold")
-    table.add_column(escape(str(b)), overflow="fold")
+    table.add_column(str(a), overflow="fold")
+    table.add_column(str(b), overflow="fold")
     table.add_column("b - a", justify="right")
     # What a result depends on first: it explains the figures that follow.
     found.sort(key=lambda item: isinstance(item[1], float) and isinstance(item[2], float))
     for where, left, right in found:
         both = isinstance(left, (int, float)) and isinstance(right, (int, float))
         table.add_row(
-            escape(where),
+            where,
             _text(left),
             _text(right),
             f"{right - left:+.4g}" if both and not isinstance(left, bool) else "",
@@ -67,4 +69,4 @@ def _text(value: Any) -> str:
         return "-"
     if isinstance(value, (dict, list)):
         return f"{len(value)} entries"
-    return escape(f"{value:.4f}" if isinstance(value, float) else str(value))
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -7,10 +7,8 @@ from typing import Annotated, Optional
 
 import typer
 
-from openood_interneg.cli.console import progress_bars, say
 from openood_interneg.cli.evaluate import DEFAULT_METHODS, evaluate
-from openood_interneg.demo.benchmark import write_benchmark
-from openood_interneg.evaluation.store import default_root
+from openood_interneg.cli.workspace import MINIATURE, check_out_folder, draw_miniature
 
 
 def demo(
@@ -29,15 +27,11 @@ def demo(
     ID: ten kinds of drawn objects. Near OOD: other objects. Far OOD: textures, letters, noise.
     The CLIP is small, but real: its text tower knows WordNet's words.
     """
-    root = (cache_dir or default_root()) / "miniature"
-    say("drawing the miniature benchmark (or finding it drawn)", quiet)
-    with progress_bars(quiet) as progress:
-        write_benchmark(root, progress=lambda done, total: progress("images drawn", 1, total))
+    check_out_folder(out)
     evaluate(
         settings={},
-        bench="miniature",
-        data_root=root,
-        backbone="miniature",
+        bench=MINIATURE,
+        data_root=draw_miniature(cache_dir, quiet),
         methods=methods,
         seeds=seeds,
         out=out,

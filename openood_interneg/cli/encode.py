@@ -17,25 +17,27 @@ from openood_interneg.cli.arguments import (
     EncodeBatch,
     Precision,
     Preprocessing,
+    Preset,
     Pretrained,
 )
 from openood_interneg.cli.console import progress_bars, say
-from openood_interneg.cli.evaluate import parse_seeds, pick_device
+from openood_interneg.cli.evaluate import parse_seeds
 from openood_interneg.cli.options import plan_methods
-from openood_interneg.evaluation.datasets import ImageList, load_benchmark
+from openood_interneg.cli.workspace import open_backbone, open_benchmark
+from openood_interneg.evaluation.datasets import ImageList
 from openood_interneg.evaluation.distributed import SharedStore, World, joined, own_device
 from openood_interneg.evaluation.features import IMAGES_PER_SHARD
 from openood_interneg.evaluation.runner import Evaluation
 from openood_interneg.evaluation.store import default_root
-from openood_interneg.vlm.backbones import load_backbone
 
 
 def encode(
     settings: dict,
     bench: Bench = "miniature",
     data_root: DataRoot = None,
-    backbone: BackboneName = "ViT-B/16",
+    backbone: BackboneName = None,
     pretrained: Pretrained = None,
+    preset: Preset = None,
     preprocess: Preprocessing = "clip",
     device: Annotated[
         str, typer.Option(help="cpu, cuda (each process its own GPU), or auto.")
@@ -64,16 +66,21 @@ def encode(
     Runs in one process, or in many: torchrun --nproc-per-node 8 -m openood_interneg.cli encode
     ... The result is the same. A run that was stopped continues where it was.
     """
-    ((method, chosen),) = plan_methods("interneg", settings, config)
-    benchmark = load_benchmark(bench, data_root)
+    ((method, chosen),) = plan_methods("interneg", settings, config, preset)
+    seed_list = parse_seeds(seeds)
     with joined() as world:
-        clip = load_backbone(
+        silent = quiet or world.rank > 0
+        if world.rank == 0:  # the miniature is drawn once
+            open_benchmark(bench, data_root, cache_dir=cache_dir, quiet=silent)
+        world.wait()
+        benchmark = open_benchmark(bench, data_root, cache_dir=cache_dir, quiet=True)
+        clip = open_backbone(
             backbone,
+            bench,
             pretrained=pretrained,
-            device=pick_device(str(own_device(world, device))),
+            device=str(own_device(world, device)),
             precision=precision,
         )
-        silent = quiet or world.rank > 0
         with progress_bars(silent) as progress:
             evaluation = Evaluation(
                 benchmark,
@@ -95,7 +102,7 @@ def encode(
             if texts and minable and chosen.negatives != "none" and chosen.num_negatives:
                 source.mined(chosen)
             if invert:
-                for seed in parse_seeds(seeds):
+                for seed in seed_list:
                     inverter = evaluation.inverter(replace(chosen, seed=seed))
                     for images in (benchmark.test, *benchmark.ood):
                         invert_all(world, evaluation, inverter, images, shard_size, progress)

@@ -20,22 +20,21 @@ from openood_interneg.cli.arguments import (
     NoCache,
     Precision,
     Preprocessing,
+    Preset,
     Pretrained,
     Quiet,
 )
 from openood_interneg.cli.baselines import check_openood_methods, run_openood_method
 from openood_interneg.cli.console import console, progress_bars, say
 from openood_interneg.cli.options import plan_methods, split_baselines
-from openood_interneg.evaluation.datasets import load_benchmark
+from openood_interneg.cli.workspace import check_out_folder, open_backbone, open_benchmark
+from openood_interneg.evaluation.protocols import check_protocol
 from openood_interneg.evaluation.provenance import run_record
 from openood_interneg.evaluation.report import narrow_table, results_table, write_results
 from openood_interneg.evaluation.runner import Evaluation
 from openood_interneg.evaluation.store import Store, default_root
-from openood_interneg.settings import SettingsError
-from openood_interneg.vlm.backbones import load_backbone
-from openood_interneg.vlm.device import pick_device
+from openood_interneg.settings import LARGEST, SettingsError, shown
 
-Text = Optional[str]  # noqa: UP045 - typer reads it
 DEFAULT_METHODS = "mcm,neglabel,interneg_negatives_only,interneg"
 
 
@@ -43,14 +42,12 @@ def evaluate(
     settings: dict,
     bench: Bench = "miniature",
     data_root: DataRoot = None,
-    backbone: BackboneName = "ViT-B/16",
+    backbone: BackboneName = None,
     pretrained: Pretrained = None,
     methods: Annotated[
         str, typer.Option(help="Names, comma-separated, or all; OpenOOD's own, too.")
     ] = DEFAULT_METHODS,
-    preset: Annotated[
-        Text, typer.Option(help="Official settings per method: imagenet, cifar10, cifar100.")
-    ] = None,
+    preset: Preset = None,
     protocol: Annotated[str, typer.Option(help="mixed (the paper's) or openood.")] = "mixed",
     seeds: Annotated[str, typer.Option(help="Seeds of the stream's order and draws.")] = "0",
     batch_size: Annotated[int, typer.Option(min=1, help="Images per step of a stream.")] = 256,
@@ -77,14 +74,16 @@ def evaluate(
 
     Images are encoded once and kept; every method, seed and protocol is a replay.
     """
+    check_out_folder(out)
     ours, openoods = split_baselines(methods)
     plans = plan_methods(ours, settings, config, preset) if ours else []
     check_openood_methods(openoods)
     seed_list = parse_seeds(seeds)
-    benchmark = load_benchmark(bench, data_root, limit=limit, full_spectrum=fsood)
-    clip = load_backbone(
-        backbone, pretrained=pretrained, device=pick_device(device), precision=precision
+    check_protocol(protocol)
+    benchmark = open_benchmark(
+        bench, data_root, cache_dir=cache_dir, limit=limit, full_spectrum=fsood, quiet=quiet
     )
+    clip = open_backbone(backbone, bench, pretrained=pretrained, device=device, precision=precision)
     start = time.perf_counter()
     with progress_bars(quiet) as progress:
         evaluation = Evaluation(
@@ -124,13 +123,14 @@ def evaluate(
             console().print(f"{name}: {note}.")
     if protocol == "openood":
         say(
-            "[dim]protocol openood scores all ID images before any OOD image was seen; for methods "
-            "with a memory these figures are not comparable with the paper's (mixed).[/]",
+            "protocol openood scores all ID images before any OOD image was seen; for methods "
+            "with a memory these figures are not comparable with the paper's (mixed).",
             quiet,
+            "dim",
         )
     seconds = time.perf_counter() - start
     parts = ", ".join(f"{stage} {value:.1f} s" for stage, value in results.seconds.items())
-    say(f"[dim]{seconds:.1f} s in all: {parts}[/]", quiet)
+    say(f"{seconds:.1f} s in all: {parts}", quiet, "dim")
     if out is not None:
         write_results(
             out,
@@ -150,8 +150,8 @@ def parse_seeds(text: str) -> list[int]:
         seeds = [int(part) for part in text.split(",")]
     except ValueError:
         raise SettingsError(f"--seeds is {text!r}; write whole numbers as 0,1,2") from None
-    if any(seed < 0 for seed in seeds):
-        raise SettingsError(f"--seeds is {text!r}; seeds are 0 or larger")
+    if any(not 0 <= seed <= LARGEST for seed in seeds):
+        raise SettingsError(f"--seeds is {shown(text)}; seeds go from 0 to {LARGEST}")
     if len(set(seeds)) < len(seeds):
         raise SettingsError(f"--seeds is {text!r}; a seed that stands twice is no second run")
     return seeds

@@ -17,25 +17,28 @@ from openood_interneg.cli.arguments import (
     Device,
     NoCache,
     Precision,
+    Preprocessing,
+    Preset,
     Pretrained,
     Quiet,
 )
 from openood_interneg.cli.console import console, progress_bars, say
-from openood_interneg.cli.evaluate import pick_device
 from openood_interneg.cli.options import plan_methods
-from openood_interneg.evaluation.datasets import load_benchmark
+from openood_interneg.cli.workspace import check_out_file, open_backbone, open_benchmark
+from openood_interneg.evaluation.report import csv_frame
 from openood_interneg.evaluation.runner import Evaluation
 from openood_interneg.evaluation.store import Store, atomic_path, default_root
 from openood_interneg.settings import SettingsError
-from openood_interneg.vlm.backbones import load_backbone
 
 
 def mine(
     settings: dict,
     bench: Bench = "miniature",
     data_root: DataRoot = None,
-    backbone: BackboneName = "ViT-B/16",
+    backbone: BackboneName = None,
     pretrained: Pretrained = None,
+    preset: Preset = None,
+    preprocess: Preprocessing = "clip",
     device: Device = "auto",
     precision: Precision = "fp32",
     config: Config = None,
@@ -48,18 +51,18 @@ def mine(
     quiet: Quiet = False,
 ) -> None:
     """Mine negative texts (Eqs. 7-10) and show or write them, most deviating first."""
-    ((method, chosen),) = plan_methods("interneg", settings, config)
+    check_out_file(out)
+    ((method, chosen),) = plan_methods("interneg", settings, config, preset)
     if chosen.negatives == "none":
         raise SettingsError("negatives is 'none': there is nothing to mine")
-    benchmark = load_benchmark(bench, data_root)
-    clip = load_backbone(
-        backbone, pretrained=pretrained, device=pick_device(device), precision=precision
-    )
+    benchmark = open_benchmark(bench, data_root, cache_dir=cache_dir, quiet=quiet)
+    clip = open_backbone(backbone, bench, pretrained=pretrained, device=device, precision=precision)
     with progress_bars(quiet) as progress:
         evaluation = Evaluation(
             benchmark,
             clip,
             Store(None if no_cache else cache_dir or default_root()),
+            preprocess=clip.preprocess.variant(preprocess),
             progress=progress,
         )
         evaluation.check([(method, chosen)])
@@ -79,7 +82,7 @@ def mine(
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(out) as temporary:
-            data.to_csv(temporary, index=False)
+            csv_frame(data).to_csv(temporary, index=False)
         say(f"written to {out}", quiet)
     if show:
         console().print(_table(data, show))

@@ -3,44 +3,86 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional
 
 import typer
-import yaml
 
 from openood_interneg.detectors.method import Method
-from openood_interneg.detectors.registry import get_method, list_methods
-from openood_interneg.settings import SettingsError, TextSpaceSettings
+from openood_interneg.detectors.registry import get_method, list_methods, methods_with
+from openood_interneg.settings import (
+    MethodSettings,
+    SettingsError,
+    TextSpaceSettings,
+    merged,
+    shown,
+)
+from openood_interneg.vlm.text_files import read_yaml
+
+TEXT_SPACE = tuple(f.name for f in dataclasses.fields(TextSpaceSettings))
+INVERSION = ("num_tokens", "steps", "lr", "weight_decay", "templates", "seed")
 
 
-def all_settings() -> dict[str, tuple[Any, dataclasses.Field, list[str]]]:
-    """Every setting of every method: name -> (type, field, names of the methods)."""
-    out: dict[str, tuple[Any, dataclasses.Field, list[str]]] = {}
-    for method in list_methods():
+@dataclasses.dataclass(frozen=True)
+class Use:
+    """A setting as one method has it."""
+
+    method: str
+    hint: Any
+    field: dataclasses.Field
+    default: Any
+
+
+def all_settings(
+    methods: Sequence[str] | None = None, defaults: Mapping[str, Any] | None = None
+) -> dict[str, list[Use]]:
+    """Every setting of some methods, by default of all: name -> what it is in each of them.
+
+    Args:
+        defaults: of a command, where they differ from the method's own.
+    """
+    out: dict[str, list[Use]] = {}
+    for method in map(get_method, methods) if methods else list_methods():
         hints = typing.get_type_hints(method.settings)
         for f in dataclasses.fields(method.settings):
-            out.setdefault(f.name, (hints[f.name], f, []))[2].append(method.name)
+            if f.name in method.setting_names:
+                default = (defaults or {}).get(f.name, f.default)
+                out.setdefault(f.name, []).append(Use(method.name, hints[f.name], f, default))
     return out
 
 
-def with_settings(command: Callable) -> Callable:
-    """Adds one option per hyper-parameter to a command that takes `settings: dict`."""
+def with_settings(
+    command: Callable,
+    *,
+    methods: Sequence[str] | None = None,
+    names: Collection[str] | None = None,
+    without: Collection[str] = (),
+    defaults: Mapping[str, Any] | None = None,
+) -> Callable:
+    """Adds one option per hyper-parameter to a command that takes `settings: dict`.
+
+    Args:
+        methods: whose settings become options, by default everybody's.
+        names: of the settings that the command uses, by default all. without: of those it does
+            not. defaults: of the command, where they differ from the method's own.
+    """
     signature = inspect.signature(command, eval_str=True)
     own = [p for p in signature.parameters.values() if p.name != "settings"]
-    extra, names = [], []
-    for name, (hint, f, methods) in all_settings().items():
-        if name == "seed":  # --seeds orders streams and draws
+    extra = []
+    for name, uses in all_settings(methods, defaults).items():
+        if name in without or (names is not None and name not in names):
             continue
-        kind = str if typing.get_origin(hint) is Literal else hint
+        flag = f"--{name.replace('_', '-')}"
+        kind = _type(uses)
         option = typer.Option(
-            f"--{name.replace('_', '-')}" + (f"/--no-{name.replace('_', '-')}" * (hint is bool)),
-            help=_help(hint, f, methods),
-            rich_help_panel="Hyper-parameters (of the methods that have them)",
+            flag + (f"/--no-{flag[2:]}" * (kind is bool)),
+            help=_help(uses, one_method=len(methods or ()) == 1),
+            rich_help_panel=_panel(name, uses),
             show_default=False,
         )
         extra.append(
@@ -51,11 +93,10 @@ def with_settings(command: Callable) -> Callable:
                 annotation=Annotated[Optional[kind], option],  # noqa: UP045
             )
         )
-        names.append(name)
 
     @functools.wraps(command)
     def wrapper(**given):
-        chosen = {n: v for n in names if (v := given.pop(n)) is not None}
+        chosen = {p.name: v for p in extra if (v := given.pop(p.name)) is not None}
         return command(settings=chosen, **given)
 
     parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + extra
@@ -64,12 +105,44 @@ def with_settings(command: Callable) -> Callable:
     return wrapper
 
 
-def _help(hint: Any, f: dataclasses.Field, methods: Sequence[str]) -> str:
-    text = f.metadata.get("help", "")
-    if typing.get_origin(hint) is Literal:
-        text += f" ({'|'.join(typing.get_args(hint))})"
-    everywhere = len(methods) == len(list_methods())
-    return text if everywhere else f"{text} [dim]{', '.join(methods)}[/dim]"
+def _type(uses: Sequence[Use]) -> type:
+    kinds = {str if typing.get_origin(use.hint) is Literal else use.hint for use in uses}
+    if kinds == {int, float}:  # the method's own settings check that a whole number is one
+        return float
+    return kinds.pop() if len(kinds) == 1 else str
+
+
+def _panel(name: str, uses: Sequence[Use]) -> str:
+    if name in TEXT_SPACE:
+        return "Settings of the texts and ID images"
+    owners = {use.method for use in uses if not get_method(use.method).fixed}
+    return f"Settings of {owners.pop()}" if len(owners) == 1 else "Settings of several methods"
+
+
+def _help(uses: Sequence[Use], one_method: bool = False) -> str:
+    """The texts of a setting, each with its methods and their defaults."""
+    groups: dict[str, list[Use]] = {}
+    for use in uses:
+        text = use.field.metadata.get("help", "")
+        if typing.get_origin(use.hint) is Literal:
+            text += f" ({'|'.join(typing.get_args(use.hint))})"
+        groups.setdefault(text, []).append(use)
+    parts = []
+    for text, group in sorted(groups.items(), key=lambda item: -len(item[1])):
+        values = [_plain(use.default) for use in group]
+        usual = max(values, key=values.count)
+        others = [f"{u.method} {v}" for u, v in zip(group, values, strict=True) if v != usual]
+        default = f"default {usual}" + (f" ({', '.join(others)})" if others else "")
+        # Whose text it is: of a single method the panel says it, of many it is everybody else's.
+        many = len(uses) == 1 or one_method or len(group) > 4
+        who = "" if many else f"{', '.join(use.method for use in group)}: "
+        parts.append(f"{who}{text}; {default}")
+    return ". ".join(parts).replace("[", r"\[")
+
+
+def _plain(value: Any) -> str:
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def read_config(path: Path | None) -> dict[str, Any]:
@@ -80,10 +153,7 @@ def read_config(path: Path | None) -> dict[str, Any]:
     """
     if path is None:
         return {}
-    try:
-        block = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SettingsError(f"cannot read the settings in {path}: {error}") from error
+    block = read_yaml(path, SettingsError)
     if block is None:
         return {}
     if isinstance(block, dict) and "postprocessor" in block:
@@ -96,37 +166,49 @@ def read_config(path: Path | None) -> dict[str, Any]:
 
 
 def plan_methods(
-    names: str, given: Mapping[str, Any], config: Path | None = None, preset: str | None = None
-) -> list[tuple[Method, TextSpaceSettings]]:
-    """Methods with their settings.
+    names: str,
+    given: Mapping[str, Any],
+    config: Path | None = None,
+    preset: str | None = None,
+    defaults: Mapping[str, Any] | None = None,
+) -> list[tuple[Method, MethodSettings]]:
+    """Methods with their settings: defaults < preset < config < given.
 
-    A given setting goes to every chosen method that has it. `all` stands for every method whose
-    files are given: those that need a checkpoint or captions are left out until they get them.
+    A setting goes to every chosen method that has it. `all` stands for every method whose files
+    are given: those that need a checkpoint or captions are left out until they get them.
 
     Raises:
         SettingsError: unknown method, or a setting that none of the chosen methods has.
     """
     chosen = [get_method(name) for name in split_names(names, [m.name for m in list_methods()])]
-    values = read_config(config) | dict(given)
-    for name in values:
-        if not any(name in _names(method) for method in chosen):
-            known = sorted({n for method in chosen for n in _names(method)})
-            import difflib
-
-            near = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
-            raise SettingsError(f"no chosen method has a setting '{name}'; {hint}")
+    file = read_config(config)
+    for name, value in merged(file=file, given=given).items():
+        if not any(method.takes(name, value) for method in chosen):
+            raise SettingsError(_nobody_takes(name, value, chosen))
     plans = []
     for method in chosen:
         if preset is not None and preset not in method.presets and method.presets:
             known = ", ".join(method.presets)
             raise SettingsError(f"{method.name} has no preset '{preset}'; it has: {known}")
-        base = dict(method.presets.get(preset, {})) if preset else {}
-        own = {n: v for n, v in values.items() if n in _names(method) and n not in method.fixed}
-        made = method.make_settings(base | own, str(config or ""))
+        own = [{n: v for n, v in part.items() if method.takes(n, v)} for part in (file, given)]
+        official = method.presets.get(preset, {}) if preset else {}
+        values = merged(defaults=defaults, preset=official, file=own[0], given=own[1])
+        made = method.make_settings(values, str(config or ""))
         if names != "all" or not method.missing_files(made):
             plans.append((method, made))
     return plans
+
+
+def _nobody_takes(name: str, value: Any, chosen: Sequence[Method]) -> str:
+    for method in chosen:
+        if name in method.fixed:
+            return f"method '{method.name}' fixes {name} = {method.fixed[name]}, not {shown(value)}"
+    if others := methods_with(name):
+        return f"no chosen method has a setting '{name}'; these have: {', '.join(others)}"
+    known = sorted({n for method in chosen for n in method.setting_names})
+    near = difflib.get_close_matches(str(name), known, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
+    return f"no chosen method has a setting '{shown(name)[1:-1]}'; {hint}"
 
 
 def split_baselines(names: str) -> tuple[str, list[str]]:
@@ -156,7 +238,3 @@ def split_names(text: str, everything: Sequence[str]) -> list[str]:
     if not names:
         raise SettingsError("no method was named; try --methods interneg,neglabel,mcm")
     return list(dict.fromkeys(names))
-
-
-def _names(method: Method) -> set[str]:
-    return {f.name for f in dataclasses.fields(method.settings)}

@@ -8,8 +8,8 @@ from typing import Annotated, Optional
 
 import typer
 from rich import box
-from rich.markup import escape
 from rich.table import Table as RichTable
+from rich.text import Text as RichText
 
 from openood_interneg.cli.arguments import (
     CacheDir,
@@ -20,8 +20,8 @@ from openood_interneg.cli.arguments import (
     Pretrained,
 )
 from openood_interneg.cli.console import console, progress_bars, say
-from openood_interneg.cli.evaluate import parse_seeds, pick_device
-from openood_interneg.demo.benchmark import write_benchmark
+from openood_interneg.cli.evaluate import parse_seeds
+from openood_interneg.cli.workspace import MINIATURE, check_out_folder, draw_miniature
 from openood_interneg.evaluation.cells import Options, Reproduction, availability
 from openood_interneg.evaluation.experiments import (
     PAPER_BENCHES,
@@ -32,7 +32,8 @@ from openood_interneg.evaluation.experiments import (
 )
 from openood_interneg.evaluation.store import Store, default_root
 from openood_interneg.report.write import write_report, write_result
-from openood_interneg.settings import SettingsError
+from openood_interneg.settings import SettingsError, printable
+from openood_interneg.vlm.device import pick_device
 
 Text = Optional[str]  # noqa: UP045 - typer reads it
 Folder = Optional[Path]  # noqa: UP045
@@ -76,14 +77,14 @@ def reproduce(
     known = (*PAPER_BENCHES, *SUBSTITUTES)
     if bench is not None and bench not in known and not bench.endswith((".yml", ".yaml")):
         raise SettingsError(f"--bench is '{bench}'; choose {', '.join(known)}, or a YAML file")
+    if what != "list":
+        check_out_folder(out)
     cache = cache_dir or default_root()
-    if bench == "miniature":
-        backbone = backbone or "miniature"
+    if bench == MINIATURE:
+        backbone = backbone or MINIATURE
         if data_root is None:
-            data_root = cache / "miniature"
-            if what != "list":
-                say("drawing the miniature benchmark (or finding it drawn)", quiet)
-                write_benchmark(data_root)
+            drawn = what != "list"
+            data_root = draw_miniature(cache_dir, quiet) if drawn else cache / MINIATURE
     options = Options(
         bench=bench,
         data_root=data_root,
@@ -107,7 +108,7 @@ def reproduce(
     start = time.perf_counter()
     with progress_bars(quiet) as progress:
         run = Reproduction(
-            options, Store(cache), out, lambda line: say(f"[dim]{escape(line)}[/]", quiet), progress
+            options, Store(cache), out, lambda line: say(line, quiet, "dim"), progress
         )
         ran, reasons = False, []
         for experiment in experiments:
@@ -117,16 +118,22 @@ def reproduce(
                 write_result(out, experiment, result)
                 ran = True
             else:
-                say(f"[yellow]{experiment.id} could not run here[/]", quiet)
+                say(f"{experiment.id} could not run here", quiet, "yellow")
     if not ran:
         raise SettingsError(
-            f"nothing could run here. {reasons[0]}. Where data or weights are not at hand: --bench "
-            f"{', '.join(SUBSTITUTES)}; interneg reproduce list says what is missing"
+            f"nothing could run here. {reasons[0]}. {_advice(bench)}interneg reproduce list says "
+            "what is missing"
         )
     text = write_report(out)
     names = {experiment.id for experiment in experiments}
-    console().print(escape(text.markdown_of(names)), soft_wrap=True)
+    console().print(text.markdown_of(names), soft_wrap=True)
     say(f"{time.perf_counter() - start:.1f} s; the report is {out / 'report.html'}", quiet)
+
+
+def _advice(bench: str | None) -> str:
+    """What stands in for data that are not at hand, but for what was given."""
+    others = [name for name in SUBSTITUTES if name != bench]
+    return f"Where data or weights are not at hand: --bench {' or '.join(others)}; "
 
 
 def _chosen(what: str, options: Options) -> list[Experiment]:
@@ -151,14 +158,15 @@ def _listing(experiments: list[Experiment], options: Options) -> RichTable:
         table.add_column(name)
     for experiment in experiments:
         needs = [
-            f"[green]✓[/] {escape(need)}"
+            RichText.assemble(("✓ ", "green"), printable(need))
             if state == "there"
-            else f"[yellow]✗[/] {escape(need)}: [dim]{escape(state)}[/]"
+            else RichText.assemble(
+                ("✗ ", "yellow"), printable(need), ": ", (printable(state), "dim")
+            )
             for need, state in availability(experiment, options).items()
         ]
-        table.add_row(
-            experiment.id, escape(f"{experiment.source}: {experiment.title}"), "\n".join(needs)
-        )
+        title = f"{experiment.source}: {experiment.title}"
+        table.add_row(experiment.id, title, RichText("\n").join(needs))
     table.caption = (
         "Where ImageNet or the weights are not there: --bench realbench10, realbench100 or "
         "miniature stands in."

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import dataclasses
-import functools
-import inspect
 import json
 import os
 import signal
 import sys
-import typing
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Literal, Optional
+from typing import Annotated, Any, BinaryIO, Optional
 
 import typer
-from rich.markup import escape
 
-from openood_interneg.application.detector import InterNegDetector, Scored
+from openood_interneg.application.detector import APPLICATION_DEFAULTS, InterNegDetector, Scored
 from openood_interneg.application.id_images import labelled_images
 from openood_interneg.application.state import StateError, claimed, refuse_differences
 from openood_interneg.cli.arguments import (
@@ -30,50 +25,22 @@ from openood_interneg.cli.arguments import (
     NoCache,
     Precision,
     Preprocessing,
+    Preset,
     Pretrained,
 )
-from openood_interneg.cli.console import progress_bars, say
+from openood_interneg.cli.console import progress_bars, reader_left, say
 from openood_interneg.cli.options import plan_methods
+from openood_interneg.cli.workspace import DEFAULT_BACKBONE, check_out_file
 from openood_interneg.detectors.base import DetectorError
 from openood_interneg.evaluation.images import ImageError, Reading, image_files
 from openood_interneg.evaluation.space import Progress
-from openood_interneg.settings import InterNegSettings, SettingsError, as_mapping
+from openood_interneg.settings import SettingsError, as_mapping
 from openood_interneg.vlm.text_files import MAX_BYTES, parse_yaml_value
 
 Text = Optional[str]  # noqa: UP045 - typer reads it
 File = Optional[Path]  # noqa: UP045
 
 LONGEST_LINE = 32 * 2**10  # bytes of a path
-
-
-def with_interneg_settings(command: Callable) -> Callable:
-    """Adds InterNeg's hyper-parameters as options to a command that takes `settings: dict`."""
-    signature = inspect.signature(command, eval_str=True)
-    own = [p for p in signature.parameters.values() if p.name != "settings"]
-    hints = typing.get_type_hints(InterNegSettings)
-    extra = []
-    for f in dataclasses.fields(InterNegSettings):
-        hint, flag, text = hints[f.name], f"--{f.name.replace('_', '-')}", f.metadata["help"]
-        if typing.get_origin(hint) is Literal:
-            text, hint = f"{text} ({'|'.join(typing.get_args(hint))})", str
-        if hint is bool:
-            flag += f"/--no-{flag[2:]}"
-        option = typer.Option(
-            flag, help=text, rich_help_panel="Hyper-parameters", show_default=False
-        )
-        annotation = Annotated[Optional[hint], option]  # noqa: UP045
-        kind = inspect.Parameter.KEYWORD_ONLY
-        extra.append(inspect.Parameter(f.name, kind, default=None, annotation=annotation))
-
-    @functools.wraps(command)
-    def wrapper(**given):
-        chosen = {p.name: v for p in extra if (v := given.pop(p.name)) is not None}
-        return command(settings=chosen, **given)
-
-    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + extra
-    wrapper.__signature__ = signature.replace(parameters=parameters)
-    wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
-    return wrapper
 
 
 def score(
@@ -92,7 +59,8 @@ def score(
         Path, typer.Option(help="Folder with one subfolder of ID images per class.")
     ],
     out: Annotated[File, typer.Option(help="File for the JSON lines; default: stdout.")] = None,
-    backbone: BackboneName = "ViT-B/16",
+    force: Annotated[bool, typer.Option("--force", help="Overwrite --out if it is there.")] = False,
+    backbone: BackboneName = None,
     pretrained: Pretrained = None,
     gamma: Annotated[
         Optional[float],  # noqa: UP045
@@ -123,6 +91,7 @@ def score(
     max_pixels: Annotated[
         int, typer.Option(min=1, help="Larger images are errors.")
     ] = Reading.max_pixels,
+    preset: Preset = None,
     preprocess: Preprocessing = "clip",
     device: Device = "auto",
     precision: Precision = "fp32",
@@ -138,22 +107,26 @@ def score(
     error. With --state a run that was stopped goes on where it was, with the scores that the
     unbroken run would have given; --out is cut to where the state was written.
     """
-    ((_, chosen),) = plan_methods("interneg", {"update": "sample"} | settings, config)
+    ((_, chosen),) = plan_methods("interneg", settings, config, preset, APPLICATION_DEFAULTS)
     if on_error not in ("skip", "stop"):
         raise SettingsError(f"--on-error is {on_error!r}; choose one of skip, stop")
     if append and state is None:
         raise SettingsError("--append goes on from a state; give --state FILE")
     if state is not None and out is not None and os.path.realpath(state) == os.path.realpath(out):
         raise SettingsError(f"--out and --state are one file, {out}; give each its own")
+    protections = parse_protections(protect)
+    check_out_file(state, "--state")
+    check_out_file(out, streams=True)
+    check_overwriting(out, force, state)
     names, total = open_input(images)
     detector = InterNegDetector(
-        backbone,
+        backbone or DEFAULT_BACKBONE,
         pretrained=pretrained,
         device=device,
         precision=precision,
         preprocess=preprocess,
         batch_size=batch_size,
-        protections=parse_protections(protect),
+        protections=protections,
         reading=Reading(exif=exif, max_pixels=max_pixels),
         cache=False if no_cache else cache_dir or True,
         **as_mapping(chosen),
@@ -193,8 +166,7 @@ def score(
             except Stopped:
                 pass
             except BrokenPipeError:  # the reader left; the state stays at what it surely got
-                sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - nothing left to flush
-                raise SystemExit(1) from None
+                reader_left()
             except ImageError:  # --on-error stop: up to the batch before
                 keep.now()
                 raise
@@ -202,12 +174,27 @@ def score(
     report(detector, stop, state, quiet)
 
 
+def check_overwriting(out: Path | None, force: bool, state: Path | None) -> None:
+    """Results that are there are not lost without a word; a run that goes on keeps its lines.
+
+    Raises:
+        SettingsError: the file holds something, and this run would begin it anew.
+    """
+    goes_on = state is not None and state.exists()
+    if out is None or force or goes_on or not out.is_file() or not out.stat().st_size:
+        return
+    raise SettingsError(
+        f"--out {out} is there, with {out.stat().st_size} bytes, and would be overwritten; give "
+        "another file, --force, or the --state of the run that wrote it"
+    )
+
+
 def report(detector: InterNegDetector, stop: Stop, state: Path | None, quiet: bool) -> None:
     """The last message; a stopped run ends with the shell's code for its signal."""
     failed = f", {detector.failed} could not be read" if detector.failed else ""
     say(f"{detector.position} images{failed}; bank {detector.bank_size}", quiet)
     if stop.signal:
-        kept = f"; the state is in {escape(str(state))}" if state else ""
+        kept = f"; the state is in {state}" if state else ""
         say(f"stopped by {signal.Signals(stop.signal).name}{kept}")
         raise SystemExit(128 + stop.signal)
 

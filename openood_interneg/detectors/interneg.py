@@ -277,4 +277,8 @@ NEGATIVES_ONLY = replace(
     order_dependent=False,
     transductive=False,
     fixed={"bank": "none"},
+    without=(
+        *("beta", "bank_capacity", "update", "num_tokens", "steps", "lr", "weight_decay"),
+        *("templates", "seed"),
+    ),
 )

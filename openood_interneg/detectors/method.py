@@ -20,6 +20,7 @@ class Method:
         name: by which it is selected. title: how tables print it.
         detector, settings: its classes.
         fixed: settings that make this row what it is (an ablation of another method).
+        without: settings that have no effect under what is fixed, and so are not the row's.
         paper: arXiv number or DOI. year, venue: of publication.
         needs: what it needs besides labels: "negatives", "ID images", "extra file".
         state: what it remembers of a stream; empty for nothing.
@@ -48,6 +49,7 @@ class Method:
     transductive: bool = False
     order_dependent: bool = False
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     space: Callable[[Any, Any], TextSpace] | None = None
     fpr: str = "id"
@@ -62,9 +64,12 @@ class Method:
                 setting that this one has not, they are named.
         """
         values = dict(values or {})
-        for name in values:
+        unset = {f.name: f.default for f in fields(self.settings) if f.name in self.without}
+        for name, value in values.items():
+            if name in unset and value == unset[name]:
+                continue  # as a settings object gives it back
             if name not in self.setting_names and (others := _methods_with(name)):
-                where = f" in {source}" if source else ""
+                where = f" (in {source})" if source and f"'{self.name}'" not in source else ""
                 raise SettingsError(
                     f"method '{self.name}' has no setting '{name}'{where}; these have: {others}"
                 )
@@ -78,7 +83,7 @@ class Method:
     @property
     def setting_names(self) -> tuple[str, ...]:
         """What can be set, in the order of the fields."""
-        return tuple(f.name for f in fields(self.settings))
+        return tuple(f.name for f in fields(self.settings) if f.name not in self.without)
 
     def takes(self, name: str, value: Any) -> bool:
         """Whether a setting has an effect here, or is what the row fixes anyway."""

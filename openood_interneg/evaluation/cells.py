@@ -233,12 +233,11 @@ class Reproduction:
         file = dict(cell.part.settings.get(method.name, {})) | dict(cell.entry.settings)
         file |= {k: v for k, v in cell.point.settings.items() if k in names}
         preset = method.presets.get(cell.entry.preset or experiment.preset or "", {})
-        values = merged(preset=preset, file=file)
         source = self.options.corpus
-        if cell.point.corpus:
+        if cell.point.corpus:  # what the row is about
             source = str(self._corpus_file(experiment, cell.point.corpus))
-        if source and "corpus" in names and "corpus" not in values:
-            values["corpus"] = source
+        given = {"corpus": source} if source and "corpus" in names else {}
+        values = merged(preset=preset, file=file, given=given)
         values = {k: v for k, v in values.items() if k not in method.fixed}
         settings = method.make_settings(values, experiment.id)
         return replace(settings, seed=cell.seed) if hasattr(settings, "seed") else settings

@@ -17,9 +17,20 @@ import torch
 from torch import Tensor
 
 from openood_interneg.detectors.base import Detector
+from openood_interneg.settings import SettingsError
 
 Protocol = Literal["mixed", "openood"]
 PROTOCOLS = ("mixed", "openood")
+
+
+def check_protocol(name: str) -> None:
+    """Asked before any work.
+
+    Raises:
+        SettingsError: no such protocol.
+    """
+    if name not in PROTOCOLS:
+        raise SettingsError(f"protocol is {name!r}; choose one of {', '.join(PROTOCOLS)}")
 
 
 @dataclass(frozen=True)

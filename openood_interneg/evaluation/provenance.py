@@ -150,6 +150,34 @@ def read_result(path: Path) -> Any:
         raise SettingsError(f"cannot read {path}: {error}") from error
 
 
+RUN, ROWS, REPORT = "run.json", "results.json", "report.json"
+
+
+def read_run(path: Path) -> Any:
+    """What there is to compare of a run: its figures, and what they depend on.
+
+    Args:
+        path: the folder that `eval` or `reproduce` wrote, or a JSON file of it; with `run.json` or
+            `results.json` of an evaluation the other one is read, too.
+
+    Raises:
+        SettingsError: nothing to compare there, or a file that cannot be read.
+    """
+    folder = path if path.is_dir() else path.parent
+    if path.is_dir() or path.name in (RUN, ROWS):
+        names = [name for name in (RUN, ROWS) if (folder / name).is_file()]
+        if names and (path.is_dir() or path.name in names):
+            return {Path(name).stem: read_result(folder / name) for name in names}
+    if path.is_dir():
+        if (path / REPORT).is_file():
+            return read_result(path / REPORT)
+        raise SettingsError(
+            f"there is no {ROWS}, {RUN} or {REPORT} in {path}; give the folder that eval or "
+            "reproduce wrote (--out)"
+        )
+    return read_result(path)
+
+
 def differences(a: Any, b: Any, where: str = "") -> Iterator[tuple[str, Any, Any]]:
     """Places at which two JSON values differ: (path, value in a, value in b).
 

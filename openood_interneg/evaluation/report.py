@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from openood_interneg.detectors.registry import get_method
 from openood_interneg.evaluation.metrics import METRICS
@@ -31,6 +32,26 @@ def frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     import pandas as pd
 
     return pd.DataFrame(list(rows), columns=list(COLUMNS))
+
+
+def csv_cell(value: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula: a leading = + - @ gets an apostrophe.
+
+    Numbers, also those that are written as text, stay what they are.
+    """
+    if not isinstance(value, str) or not value.lstrip().startswith(("=", "+", "-", "@")):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
+
+
+def csv_frame(data: pd.DataFrame) -> pd.DataFrame:
+    """The same frame, its texts as `csv_cell` writes them."""
+    texts = data.select_dtypes(exclude="number").columns
+    return data.assign(**{name: data[name].map(csv_cell) for name in texts})
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -81,8 +102,8 @@ def results_table(rows: Sequence[Mapping[str, Any]], fpr: str = "FPR@95") -> Tab
                 text, spread = f"{row[metric]:.2f}", f"±{row[f'{metric}_std']:.2f}"
                 # as printed: figures that look the same are equally good
                 is_best = text == f"{best[name, metric]:.2f}"
-                means.append(f"[bold green]{text}[/]" if is_best else text)
-                spreads.append(f"[dim]{spread}[/]" if spread != "±0.00" else "")
+                means.append(Text(text, "bold green" if is_best else ""))
+                spreads.append(Text(spread if spread != "±0.00" else "", "dim"))
         means.append(f"{by.loc[(method, datasets[0])]['ACC']:.2f}")
         table.add_row(*means)
         if any(spreads):
@@ -113,9 +134,14 @@ def narrow_table(rows: Sequence[Mapping[str, Any]]) -> Table:
             cells.append(title(row["method"]))
             for metric, value in best.items():
                 text = f"{row[metric]:.2f}"
-                shown = f"[bold green]{text}[/]" if text == f"{value:.2f}" else text
+                best_one = text == f"{value:.2f}"
                 spread = f"±{row[f'{metric}_std']:.2f}"
-                cells.append(shown + (f"[dim]{spread}[/]" if spread != "±0.00" else ""))
+                cells.append(
+                    Text.assemble(
+                        (text, "bold green" if best_one else ""),
+                        (spread if spread != "±0.00" else "", "dim"),
+                    )
+                )
             table.add_row(*cells, f"{row['ACC']:.2f}")
         table.add_section()
     return table
@@ -142,8 +168,8 @@ def write_results(folder: Path, results: Results, run: Mapping[str, Any]) -> Non
     folder.mkdir(parents=True, exist_ok=True)
     rows = [{column: row[column] for column in COLUMNS} for row in results.rows]
     write_text(folder / "results.json", json.dumps(rows, indent=1))
-    write_text(folder / "results.csv", frame(rows).to_csv(index=False))
-    write_text(folder / "summary.csv", summary(rows).to_csv(index=False))
+    write_text(folder / "results.csv", csv_frame(frame(rows)).to_csv(index=False))
+    write_text(folder / "summary.csv", csv_frame(summary(rows)).to_csv(index=False))
     write_text(folder / "run.json", json.dumps(run, indent=1, default=str))
     for (method, seed, dataset), scores in results.scores.items():
         path = folder / "scores" / f"{method}.seed{seed}.{dataset}.npz"

@@ -23,10 +23,10 @@ from openood_interneg.evaluation.image_lists import shared_names
 from openood_interneg.evaluation.inversions import StoredInverter, stored_inverter
 from openood_interneg.evaluation.metrics import METRICS, ood_metrics
 from openood_interneg.evaluation.protocols import (
-    PROTOCOLS,
     FeatureSet,
     Protocol,
     Run,
+    check_protocol,
     run_mixed,
     run_openood,
 )
@@ -216,8 +216,7 @@ class Evaluation:
             The rows added to `results`.
         """
         method = method or get_method(name)
-        if protocol not in PROTOCOLS:
-            raise SettingsError(f"protocol is {protocol!r}; choose one of {', '.join(PROTOCOLS)}")
+        check_protocol(protocol)
         if hasattr(settings, "seed"):
             settings = replace(settings, seed=seed)
         id_set, ood_sets = self.method_sets(method, settings)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from openood_interneg.evaluation.experiments import Experiment, list_experiments, load_experiment
+from openood_interneg.evaluation.report import csv_cell
 from openood_interneg.evaluation.sealed import read_sealed, write_sealed
 from openood_interneg.evaluation.store import atomic_path, write_text
 from openood_interneg.report.figures import Drawn, draw_figures, load_exhibit
@@ -24,6 +25,7 @@ from openood_interneg.report.tables import (
     set_name,
     signed,
 )
+from openood_interneg.settings import printable
 
 NOT_PAPER = "not the paper's data: figures are not comparable with the published column"
 
@@ -138,18 +140,18 @@ def _section(out: Path, path: Path, result: dict[str, Any]) -> Section:
 def markdown(section: Section, figures: bool = True) -> str:
     """A section as Markdown."""
     experiment, table = section.experiment, section.table
-    lines = [f"## {experiment.source}: {experiment.title}", ""]
+    lines = [f"## {_md(experiment.source)}: {_md(experiment.title)}", ""]
     lines += [
-        f"> **{warning}**" if i == 0 else f"> {warning}"
+        f"> **{_md(warning)}**" if i == 0 else f"> {_md(warning)}"
         for i, warning in enumerate(section.warnings)
     ]
     lines += [""] if section.warnings else []
-    heads = [f"{c} {m} {arrow(m)}".strip() for c in table.columns for m in table.metrics]
-    lines.append("| " + " | ".join([" / ".join(experiment.rows), *heads]) + " |")
+    heads = [_md(f"{c} {m} {arrow(m)}") for c in table.columns for m in table.metrics]
+    lines.append("| " + " | ".join([_md(" / ".join(experiment.rows)), *heads]) + " |")
     lines.append("|" + "---|" * (1 + len(heads)))
     for row in table.rows:
         cells = [_markdown_cell(table.at(row, c, m)) for c in table.columns for m in table.metrics]
-        lines.append("| " + " | ".join([" / ".join(p for p in row if p), *cells]) + " |")
+        lines.append("| " + " | ".join([_md(" / ".join(p for p in row if p)), *cells]) + " |")
     lines += [
         "",
         "Ours; in brackets the published figure and, where both are there, ours minus "
@@ -157,10 +159,16 @@ def markdown(section: Section, figures: bool = True) -> str:
     ]
     if section.conventions:
         lines.append(CONVENTION)
-    lines += [f"- {note}" for note in experiment.notes]
+    lines += [f"- {_md(note)}" for note in experiment.notes]
     if figures:
-        lines += ["", *(f"![{f.alt}](figures/{f.name}.svg)" for f in section.figures)]
+        lines += ["", *(f"![{_md(f.alt)}](figures/{f.name}.svg)" for f in section.figures)]
     return "\n".join(lines) + "\n"
+
+
+def _md(text: str) -> str:
+    """Text for one line or cell of Markdown: no HTML, no further line, no further cell."""
+    plain = " ".join(printable(text).split())
+    return plain.replace("<", "&lt;").replace("|", r"\|")
 
 
 def _markdown_cell(value: Value | None) -> str:
@@ -185,7 +193,7 @@ def latex(section: Section) -> str:
     experiment, table = section.experiment, section.table
     width, labels = len(table.metrics), len(experiment.rows)
     lines = [
-        f"% {experiment.source}: {_tex(experiment.title)}",
+        f"% {_tex(experiment.source)}: {_tex(experiment.title)}",
         *(f"% {_tex(warning)}" for warning in section.warnings),
         r"\begin{table}",
         r"\centering",
@@ -260,7 +268,8 @@ _TEX = {
 
 
 def _tex(text: str) -> str:
-    return "".join(_TEX.get(c, c) for c in text)
+    # A line end would leave a comment or a cell, and what follows would be read as LaTeX.
+    return "".join(_TEX.get(c, c) for c in " ".join(printable(text).split()))
 
 
 def csv_text(section: Section) -> str:
@@ -285,7 +294,8 @@ def csv_text(section: Section) -> str:
     writer.writerow(names)
     for row in rows:
         cells = [section.experiment.id, *row["row"]]
-        writer.writerow(cells + ["" if row[n] is None else row[n] for n in names[len(cells) :]])
+        cells += ["" if row[n] is None else row[n] for n in names[len(cells) :]]
+        writer.writerow([csv_cell(cell) for cell in cells])
     return data.getvalue()
 
 

@@ -1,0 +1,122 @@
+"""What commands open before they work: the place of their results, benchmark and backbone."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from openood_interneg.cli.console import progress_bars, say, system_error
+from openood_interneg.demo.benchmark import write_benchmark
+from openood_interneg.evaluation.datasets import Benchmark, load_benchmark
+from openood_interneg.evaluation.store import default_root
+from openood_interneg.settings import SettingsError
+from openood_interneg.vlm.backbones import Backbone, load_backbone
+from openood_interneg.vlm.device import pick_device
+
+MINIATURE = "miniature"
+DEFAULT_BACKBONE = "ViT-B/16"
+
+
+def check_out_folder(path: Path | None, option: str = "--out") -> None:
+    """Refuses, before any work, a folder that cannot be made or written; makes nothing.
+
+    Raises:
+        SettingsError: it is a file, or lies where nothing can be written.
+    """
+    if path is None:
+        return
+    if path.exists() and not path.is_dir():
+        raise SettingsError(f"{option} {path} is a file; it takes a folder")
+    _check_writable(path, option)
+
+
+def check_out_file(path: Path | None, option: str = "--out", *, streams: bool = False) -> None:
+    """Refuses, before any work, a file that cannot be written; makes nothing.
+
+    Args:
+        streams: whether a pipe or device will do (the file is written from begin to end).
+
+    Raises:
+        SettingsError: it is a folder, or lies where nothing can be written.
+    """
+    if path is None:
+        return
+    if path.is_dir():
+        raise SettingsError(f"{option} {path} is a folder; it takes a file")
+    if not path.exists():
+        _check_writable(path.parent if not path.is_symlink() else path.resolve().parent, option)
+    elif path.is_file():
+        try:
+            path.open("r+b").close()
+        except OSError as error:
+            raise SettingsError(f"{option} cannot be written: {system_error(error)}") from None
+    elif not streams:
+        raise SettingsError(f"{option} {path} is a device or pipe; it takes a file")
+
+
+def _check_writable(folder: Path, option: str) -> None:
+    """Tries the nearest folder that is there."""
+    if folder.is_symlink() and not folder.exists():
+        raise SettingsError(f"{option}: {folder} is a link to what is not there")
+    nearest = folder.expanduser().absolute()
+    while not nearest.exists() and not nearest.is_symlink() and nearest != nearest.parent:
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        raise SettingsError(f"{option} {folder} cannot be made: {nearest} is no folder")
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise SettingsError(
+            f"{option} {folder} cannot be written ({why}); choose another place"
+        ) from None
+
+
+def open_benchmark(
+    bench: str,
+    data_root: Path | None,
+    *,
+    cache_dir: Path | None = None,
+    limit: int | None = None,
+    full_spectrum: bool = False,
+    quiet: bool = False,
+) -> Benchmark:
+    """The benchmark of --bench; the miniature is drawn where no folder was given.
+
+    Raises:
+        BenchmarkError: unknown, or image lists that are not there.
+    """
+    if bench == MINIATURE and data_root is None:
+        data_root = draw_miniature(cache_dir, quiet)
+    return load_benchmark(bench, data_root, limit=limit, full_spectrum=full_spectrum)
+
+
+def draw_miniature(cache_dir: Path | None = None, quiet: bool = False) -> Path:
+    """Draws the miniature benchmark, or finds it drawn; returns its folder."""
+    root = (cache_dir or default_root()) / MINIATURE
+    say("drawing the miniature benchmark (or finding it drawn)", quiet)
+    with progress_bars(quiet) as progress:
+        write_benchmark(root, progress=lambda done, total: progress("images drawn", 1, total))
+    return root
+
+
+def open_backbone(
+    backbone: str | None,
+    bench: str | None = None,
+    *,
+    pretrained: str | None = None,
+    device: str = "auto",
+    precision: str = "fp32",
+) -> Backbone:
+    """The backbone of --backbone; without one, what suits the benchmark.
+
+    The miniature's images belong to the miniature's own backbone; all else gets the paper's.
+
+    Raises:
+        SettingsError: unknown backbone or device, weights that are not there.
+    """
+    name = backbone or (MINIATURE if bench == MINIATURE else DEFAULT_BACKBONE)
+    return load_backbone(
+        name, pretrained=pretrained, device=pick_device(device), precision=precision
+    )
