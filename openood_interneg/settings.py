@@ -95,9 +95,6 @@ def require_package(name: str, install: str, why: str) -> None:
         )
 
 
-LARGEST = 2**63 - 1  # of a whole number: a seed, a capacity, ...
-
-
 _CONTROL = dict.fromkeys((*range(32), *range(127, 160), *range(0x202A, 0x202F),
                          *range(0x2066, 0x206A)))  # fmt: skip
 for _code in _CONTROL:
@@ -325,7 +322,9 @@ def checked(name: str, value: Any, hint: Any, metadata: Mapping[str, Any]) -> An
         # PyYAML reads 1e-4 as a string: the most likely way to get here.
         hint_text = " (in YAML write 1.0e-4, with a dot)" if isinstance(value, str) else ""
         raise SettingsError(f"{name} is {shown(value)}; it takes a number{hint_text}")
-    if not (abs(value) <= LARGEST if isinstance(value, int) else math.isfinite(value)):
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise SettingsError(f"{name} is {shown(value)}; it takes a number{WITHIN}")
+    if not math.isfinite(value):
         raise SettingsError(f"{name} is {shown(value)}; it takes a finite number")
     if hint is int:
         if int(value) != value or abs(value) > LARGEST:
@@ -334,8 +333,6 @@ def checked(name: str, value: Any, hint: Any, metadata: Mapping[str, Any]) -> An
     else:
         value = float(value)
     low, high = metadata.get("low"), metadata.get("high")
-    if hint is int and high is None:
-        high = LARGEST  # tensors and random generators take no larger one
     if low is not None and value < low:
         raise SettingsError(f"{name} is {shown(value)}; it must be at least {low}")
     if high is not None and value > high:

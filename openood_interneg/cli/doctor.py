@@ -8,7 +8,6 @@ from typing import Annotated, Optional
 
 import torch
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from openood_interneg.cli.arguments import DataRoot
@@ -88,7 +87,7 @@ def doctor(
     complete = True
     if bench is not None:
         complete, text = _benchmark(bench, data_root, quick, workers or 0)
-        table.add_row(f"benchmark {escape(bench)}", escape(text))
+        table.add_row(f"benchmark {bench}", text)
     console().print(table)
     if not complete:
         raise typer.Exit(1)
