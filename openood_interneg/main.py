@@ -37,7 +37,7 @@ from openood_interneg.plugin.network import (
 from openood_interneg.plugin.postprocessors import check_search
 from openood_interneg.plugin.register import NETWORK, check_main_names, register
 from openood_interneg.settings import SettingsError, shown
-from openood_interneg.vlm.text_files import read_yaml
+from openood_interneg.vlm.text_files import read_text, read_yaml
 
 SPLITS = {"dataset": ("train", "val", "test"), "ood_dataset": ("val", "csid", "nearood", "farood")}
 
@@ -288,13 +288,15 @@ def refuse_another_network(config: Any) -> None:
     kept = folder / "config.yml"
     if not config.save_output or not kept.is_file() or not config.get("network"):
         return
-    before = re.search(r"^\s+backbone: (.*)$", kept.read_text("utf-8", "replace"), re.MULTILINE)
-    if before is not None and before[1].strip("'\"") != str(config.network.backbone):
-        raise SettingsError(
-            f"{folder} holds results of the backbone {before[1]}, and this run has "
-            f"{config.network.backbone}; put '@{{network.backbone}}' into exp_name, give another "
-            "--mark, or move the folder away"
-        )
+    text = read_text(kept, SettingsError)
+    for key in ("backbone", "pretrained_tag", "precision"):
+        before = re.search(rf"^\s+{key}: (.*)$", text, re.MULTILINE)
+        now = str(config.network.get(key))
+        if before is not None and before[1].strip("'\"") != now:
+            raise SettingsError(
+                f"{folder} holds results of network.{key} {before[1]}, and this run has {now}; put "
+                "'@{network.backbone}' into exp_name, give another --mark, or move the folder away"
+            )
 
 
 if __name__ == "__main__":

@@ -276,4 +276,4 @@ def test_main_keeps_two_backbones_apart(capsys, root, tmp_path, monkeypatch):
     kept.mkdir(parents=True)
     (kept / "config.yml").write_text("network:\n  backbone: ViT-L/14\n")
     said = refusal(capsys, "--data_root", root, "--exp_name", "shared")
-    assert "holds results of the backbone ViT-L/14, and this run has ViT-B/16" in said
+    assert "holds results of network.backbone ViT-L/14, and this run has ViT-B/16" in said
