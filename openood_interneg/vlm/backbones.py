@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -298,12 +297,12 @@ def _unit_rows(features: Tensor, what: str, name: str, precision: str) -> Tensor
 
 def _logit_scale(model: nn.Module, name: str) -> float:
     """exp of the model's learned scale; CLIP keeps it at 100 or below."""
-    stored = float(model.logit_scale.detach().float().reshape(-1)[0])
-    scale = math.exp(stored) if stored < 700 else math.inf
+    stored = model.logit_scale.detach().float().reshape(-1)[0]
+    scale = float(stored.exp())
     if not 1e-3 <= scale <= 1e5:
         raise CheckpointError(
-            f"{name}: the weights hold the logit scale {stored:g}, whose exponential is to be "
-            "between 0.001 and 100000 (CLIP's is 100): they are damaged, or no CLIP's"
+            f"{name}: the weights hold the logit scale {float(stored):g}, whose exponential is to "
+            "be between 0.001 and 100000 (CLIP's is 100): they are damaged, or no CLIP's"
         )
     return scale
 
