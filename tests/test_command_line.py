@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from openood_interneg.cli import main
@@ -159,6 +160,17 @@ def test_eval_without_a_folder_draws_the_miniature(monkeypatch, interneg, tmp_pa
     code, out, err = interneg("eval", "--methods", "mcm", "--cache-dir", tmp_path, "--quiet")
     assert code == 0 and "MCM" in out, err
     assert (tmp_path / "miniature" / "benchmark_imglist").is_dir()
+
+
+def test_a_method_that_gives_nan_is_named(world, interneg, monkeypatch):
+    from openood_interneg.detectors.mcm import MCM
+
+    step = MCM._step
+    monkeypatch.setattr(
+        MCM, "_step", lambda self, *args: (s := step(self, *args))._replace(score=s.score * np.nan)
+    )
+    code, _, err = interneg(*on(world), "--methods", "mcm")
+    assert code == 1 and "method 'mcm' gives NaN or infinity for" in err
 
 
 # ---- where results go ------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from openood_interneg.detectors.base import DetectorError
 from openood_interneg.detectors.method import Method
 from openood_interneg.detectors.registry import get_method
 from openood_interneg.evaluation.datasets import Benchmark, BenchmarkError, ImageList
@@ -255,6 +256,12 @@ class Evaluation:
         }
         rows = []
         for ood, run in zip(ood_sets, runs, strict=True):
+            scores = np.concatenate([run.id_score, run.ood_score])
+            if lost := int((~np.isfinite(scores)).sum()):
+                raise DetectorError(
+                    f"method '{name}' gives NaN or infinity for {lost} of {len(scores)} images "
+                    f"(ID and '{ood.name}'); its settings do not suit these features"
+                )
             values = ood_metrics(run.id_score, run.ood_score, run.id_pred, id_set.labels)
             rows.append(common | {"dataset": ood.name} | values)
             self.results.scores[name, seed, ood.name] = run
