@@ -27,15 +27,15 @@ import torch
 from common import machine, write
 from torch import Tensor
 
+from openood_interneg.data.images import content_key
+from openood_interneg.data.store import Store
 from openood_interneg.demo.world import FAR_KINDS, ID_KINDS, NEAR_KINDS, draw, image_rng
 from openood_interneg.detectors.adaneg import AdaNeg, AdaNegSettings
 from openood_interneg.detectors.base import Detector, TextSpace
 from openood_interneg.detectors.protections import ProtectedInterNeg, ProtectionSettings
-from openood_interneg.evaluation.images import content_key
-from openood_interneg.evaluation.inversions import live_inverter
-from openood_interneg.evaluation.space import SpaceSource
-from openood_interneg.evaluation.store import Store
 from openood_interneg.negatives.corpus import load_corpus
+from openood_interneg.negatives.stored_inversion import live_inverter
+from openood_interneg.negatives.text_space import SpaceSource
 from openood_interneg.settings import InterNegSettings
 from openood_interneg.vlm.backbones import Backbone, load_backbone
 

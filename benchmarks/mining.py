@@ -36,9 +36,9 @@ from common import (
     write,
 )
 
-from openood_interneg.evaluation.space import SpaceSource
-from openood_interneg.evaluation.store import Store
+from openood_interneg.data.store import Store
 from openood_interneg.negatives.corpus import load_corpus
+from openood_interneg.negatives.text_space import SpaceSource
 from openood_interneg.settings import TextSpaceSettings
 from openood_interneg.vlm.backbones import Backbone
 from openood_interneg.vlm.preprocess import Preprocess

@@ -21,8 +21,8 @@ from pathlib import Path
 import torch
 from common import machine, medians, write
 
+from openood_interneg.data.store import read_tensors
 from openood_interneg.demo.benchmark import write_benchmark
-from openood_interneg.evaluation.store import read_tensors
 
 ROOT = Path(__file__).resolve().parent.parent
 

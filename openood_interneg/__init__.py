@@ -15,7 +15,7 @@ _HOME = {
     "InterNegDetector": "openood_interneg.application.detector",
     "config_root": "openood_interneg.plugin.register",
     "load_backbone": "openood_interneg.vlm.backbones",
-    "load_benchmark": "openood_interneg.evaluation.datasets",
+    "load_benchmark": "openood_interneg.data.benchmark",
     "load_openood": "openood_interneg.plugin.openood",
     "register": "openood_interneg.plugin.register",
     "register_benchmark": "openood_interneg.plugin.register",

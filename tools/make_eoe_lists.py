@@ -16,7 +16,7 @@ from pathlib import Path
 import timm
 from nltk.corpus import wordnet
 
-from openood_interneg.vlm.classnames import class_names
+from openood_interneg.data.classnames import class_names
 
 LISTS = Path(__file__).resolve().parents[1] / "openood_interneg" / "detectors" / "data"
 KINDS = ["animal", "plant", "food", "artifact", "object"]  # lexicographer files: visible things

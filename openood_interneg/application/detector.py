@@ -35,20 +35,20 @@ from openood_interneg.application.progress import told
 from openood_interneg.application.saving import Saved
 from openood_interneg.application.state import StateError, chained
 from openood_interneg.application.turns import Mode, Turn, Turns
-from openood_interneg.detectors.base import DetectorError, Inverter, Scores, TextSpace
-from openood_interneg.detectors.protections import ProtectedInterNeg, ProtectionSettings
-from openood_interneg.evaluation.images import (
+from openood_interneg.data.images import (
     ImageError,
     Reading,
     as_image,
     as_sources,
     content_key,
 )
-from openood_interneg.evaluation.inversions import live_inverter
-from openood_interneg.evaluation.pipeline import encoded_ahead
-from openood_interneg.evaluation.space import Progress, SpaceSource
-from openood_interneg.evaluation.store import Store, default_root
+from openood_interneg.data.prefetch import encoded_ahead
+from openood_interneg.data.store import Store, default_root
+from openood_interneg.detectors.base import DetectorError, Inverter, Scores, TextSpace
+from openood_interneg.detectors.protections import ProtectedInterNeg, ProtectionSettings
 from openood_interneg.negatives.corpus import load_corpus
+from openood_interneg.negatives.stored_inversion import live_inverter
+from openood_interneg.negatives.text_space import Progress, SpaceSource
 from openood_interneg.settings import InterNegSettings, SettingsError, checked, from_mapping, merged
 from openood_interneg.vlm.backbones import Backbone, FeatureError, load_backbone
 

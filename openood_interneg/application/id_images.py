@@ -15,15 +15,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from openood_interneg.application.state import text_digest
-from openood_interneg.detectors.base import DetectorError
-from openood_interneg.evaluation.images import ImageError, as_sources, image_files
-from openood_interneg.settings import shown
-from openood_interneg.vlm.classnames import (
+from openood_interneg.data.classnames import (
     KNOWN_CLASS_NAMES,
     ClassNameError,
     check_class_names,
     class_names,
 )
+from openood_interneg.data.images import ImageError, as_sources, image_files
+from openood_interneg.detectors.base import DetectorError
+from openood_interneg.settings import shown
 from openood_interneg.vlm.text_files import read_bytes
 
 UNKNOWN = "unknown"

@@ -25,8 +25,8 @@ from openood_interneg.application.state import (
     tensor_digest,
     write_state,
 )
+from openood_interneg.data.images import Reading
 from openood_interneg.detectors.base import DetectorError, TextSpace
-from openood_interneg.evaluation.images import Reading
 from openood_interneg.negatives.proxies import sample_per_class
 from openood_interneg.settings import SettingsError, as_mapping, shown
 from openood_interneg.vlm.backbones import OPENAI_BACKBONES, Backbone

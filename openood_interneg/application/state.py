@@ -23,7 +23,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from openood_interneg.evaluation.store import StoreError, read_tensors, write_tensors
+from openood_interneg.data.store import StoreError, read_tensors, write_tensors
 from openood_interneg.settings import shown
 
 # 2: the model's digest covers its architecture, the ID images' digest their content.

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from openood_interneg.evaluation.datasets import ImageList
-from openood_interneg.evaluation.images import ImageError, ImageFiles
+from openood_interneg.data.benchmark import ImageList
+from openood_interneg.data.images import ImageError, ImageFiles
+from openood_interneg.evaluation.evaluate import Evaluation
 from openood_interneg.evaluation.protocols import FeatureSet, Run
-from openood_interneg.evaluation.runner import Evaluation
 from openood_interneg.negatives.inversion import image_keys
 from openood_interneg.negatives.proxies import sample_per_class
 

@@ -12,15 +12,15 @@ from rich.table import Table
 
 from openood_interneg.cli.arguments import DataRoot
 from openood_interneg.cli.console import console, progress_bars
-from openood_interneg.evaluation.datasets import (
+from openood_interneg.data.benchmark import (
     check_images,
     list_benchmarks,
     read_benchmark,
     read_source,
 )
-from openood_interneg.evaluation.images import read_errors
-from openood_interneg.evaluation.report import versions
-from openood_interneg.evaluation.store import default_root
+from openood_interneg.data.images import read_errors
+from openood_interneg.data.store import default_root
+from openood_interneg.evaluation.results import versions
 from openood_interneg.negatives.corpus import CorpusError, load_corpus
 from openood_interneg.settings import InternegError
 from openood_interneg.vlm.backbones import OPENAI_BACKBONES

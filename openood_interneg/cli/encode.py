@@ -24,11 +24,11 @@ from openood_interneg.cli.console import progress_bars, say
 from openood_interneg.cli.evaluate import parse_seeds
 from openood_interneg.cli.options import plan_methods
 from openood_interneg.cli.workspace import open_backbone, open_benchmark
-from openood_interneg.evaluation.datasets import ImageList
-from openood_interneg.evaluation.distributed import SharedStore, World, joined, own_device
-from openood_interneg.evaluation.features import IMAGES_PER_SHARD
-from openood_interneg.evaluation.runner import Evaluation
-from openood_interneg.evaluation.store import default_root
+from openood_interneg.data.benchmark import ImageList
+from openood_interneg.data.distributed import SharedStore, World, joined, own_device
+from openood_interneg.data.encode import IMAGES_PER_SHARD
+from openood_interneg.data.store import default_root
+from openood_interneg.evaluation.evaluate import Evaluation
 
 
 def encode(

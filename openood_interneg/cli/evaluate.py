@@ -28,11 +28,11 @@ from openood_interneg.cli.baselines import check_openood_methods, run_openood_me
 from openood_interneg.cli.console import console, progress_bars, say
 from openood_interneg.cli.options import plan_methods, split_baselines
 from openood_interneg.cli.workspace import check_out_folder, open_backbone, open_benchmark
+from openood_interneg.data.store import Store, default_root
+from openood_interneg.evaluation.evaluate import Evaluation
 from openood_interneg.evaluation.protocols import check_protocol
 from openood_interneg.evaluation.provenance import run_record
-from openood_interneg.evaluation.report import narrow_table, results_table, write_results
-from openood_interneg.evaluation.runner import Evaluation
-from openood_interneg.evaluation.store import Store, default_root
+from openood_interneg.evaluation.results import narrow_table, results_table, write_results
 from openood_interneg.settings import LARGEST, SettingsError, shown
 
 DEFAULT_METHODS = "mcm,neglabel,interneg_negatives_only,interneg"

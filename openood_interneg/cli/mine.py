@@ -25,9 +25,9 @@ from openood_interneg.cli.arguments import (
 from openood_interneg.cli.console import console, progress_bars, say
 from openood_interneg.cli.options import plan_methods
 from openood_interneg.cli.workspace import check_out_file, open_backbone, open_benchmark
-from openood_interneg.evaluation.report import csv_frame
-from openood_interneg.evaluation.runner import Evaluation
-from openood_interneg.evaluation.store import Store, atomic_path, default_root
+from openood_interneg.data.store import Store, atomic_path, default_root
+from openood_interneg.evaluation.evaluate import Evaluation
+from openood_interneg.evaluation.results import csv_frame
 from openood_interneg.settings import SettingsError
 
 

@@ -6,9 +6,9 @@ import tempfile
 from pathlib import Path
 
 from openood_interneg.cli.console import progress_bars, say, system_error
+from openood_interneg.data.benchmark import Benchmark, load_benchmark
+from openood_interneg.data.store import default_root
 from openood_interneg.demo.benchmark import write_benchmark
-from openood_interneg.evaluation.datasets import Benchmark, load_benchmark
-from openood_interneg.evaluation.store import default_root
 from openood_interneg.settings import SettingsError
 from openood_interneg.vlm.backbones import Backbone, load_backbone
 from openood_interneg.vlm.device import pick_device

@@ -20,7 +20,7 @@ class CoVerSettings(LabelSettings):
     label_prompt: str = setting("mcm", "prompt set or template of the ID labels")
     tau: float = setting(1.0, "temperature T on the bare cosine", low=1e-6)
     views: Literal["recommended13", "all91"] = setting(
-        "recommended13", "views of an image that are encoded (vlm/views.py)"
+        "recommended13", "views of an image that are encoded (data/corruptions.py)"
     )
     view_seed: int = setting(0, "seed of the random corruptions", low=0)
 

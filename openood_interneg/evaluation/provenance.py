@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from openood_interneg.evaluation.datasets import Benchmark, ImageList
-from openood_interneg.evaluation.report import versions
-from openood_interneg.evaluation.store import digest
+from openood_interneg.data.benchmark import Benchmark, ImageList
+from openood_interneg.data.store import digest
+from openood_interneg.evaluation.results import versions
 from openood_interneg.negatives.corpus import Corpus, load_corpus
 from openood_interneg.settings import SettingsError, TextSpaceSettings, as_mapping
 
 if TYPE_CHECKING:
     from openood_interneg.detectors.method import Method
-    from openood_interneg.evaluation.runner import Evaluation
+    from openood_interneg.evaluation.evaluate import Evaluation
 
 FPR = "FPR@95: OOD is positive (OpenOOD's); FPR@95(ID+): ID is positive"
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openood_interneg.evaluation.datasets import (
+from openood_interneg.data.benchmark import (
     Benchmark,
     BenchmarkError,
     check_images,

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from openood_interneg.evaluation.datasets import BenchmarkError, check_images
+from openood_interneg.data.benchmark import BenchmarkError, check_images
 from openood_interneg.evaluation.protocols import PROTOCOLS, Protocol
 from openood_interneg.plugin.baselines import (
     BASELINES,

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
+from openood_interneg.data.corruptions import ViewMaker, views
 from openood_interneg.settings import TextSpaceSettings
 from openood_interneg.vlm.backbones import Backbone
 from openood_interneg.vlm.patches import encode_with_patches
-from openood_interneg.vlm.views import ViewMaker, views
 
 
 def encode_views(

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 from tqdm import tqdm
 
-from openood_interneg.evaluation.datasets import ImageList, check_images
+from openood_interneg.data.benchmark import ImageList, check_images
 from openood_interneg.negatives.inversion import image_keys
 from openood_interneg.negatives.proxies import sample_per_class
 from openood_interneg.plugin.network import ClipZeroShot

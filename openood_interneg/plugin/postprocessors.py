@@ -19,14 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from openood_interneg.data.prefetch import encoded_ahead
+from openood_interneg.data.store import Store, default_root
 from openood_interneg.detectors.base import Detector
 from openood_interneg.detectors.method import Method
 from openood_interneg.detectors.registry import get_method, list_methods
-from openood_interneg.evaluation.inversions import StoredInverter, stored_inverter
-from openood_interneg.evaluation.pipeline import encoded_ahead
 from openood_interneg.evaluation.protocols import FeatureSet
-from openood_interneg.evaluation.space import SpaceSource
-from openood_interneg.evaluation.store import Store, default_root
+from openood_interneg.negatives.stored_inversion import StoredInverter, stored_inverter
+from openood_interneg.negatives.text_space import SpaceSource
 from openood_interneg.plugin.classes import check_loaders
 from openood_interneg.plugin.inputs import encode_patches, encode_views
 from openood_interneg.plugin.loaders import (

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from openood_interneg.evaluation.datasets import configs_root
+from openood_interneg.data.benchmark import configs_root
 from openood_interneg.plugin.benchmarks import (
     Registered,
     add_to_tables,

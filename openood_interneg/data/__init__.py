@@ -1,0 +1,1 @@
+"""From files to stored features: benchmarks, images, class names, the store."""

@@ -1,0 +1,293 @@
+"""Runs methods over a benchmark and collects rows of the table.
+
+Images are encoded once; every method, seed and protocol is a replay of stored features.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from openood_interneg.data.benchmark import Benchmark, BenchmarkError, ImageList
+from openood_interneg.data.encode import FeatureSource, ListedIdImages
+from openood_interneg.data.image_lists import shared_names
+from openood_interneg.data.store import Store, digest
+from openood_interneg.data.views import method_features
+from openood_interneg.detectors.base import DetectorError
+from openood_interneg.detectors.method import Method
+from openood_interneg.detectors.registry import get_method
+from openood_interneg.evaluation.metrics import METRICS, ood_metrics
+from openood_interneg.evaluation.protocols import (
+    FeatureSet,
+    Protocol,
+    Run,
+    check_protocol,
+    run_mixed,
+    run_openood,
+)
+from openood_interneg.negatives.inversion import image_keys
+from openood_interneg.negatives.proxies import sample_per_class
+from openood_interneg.negatives.stored_inversion import StoredInverter, stored_inverter
+from openood_interneg.negatives.text_space import Progress, SpaceSource
+from openood_interneg.settings import MethodSettings, SettingsError, as_mapping
+from openood_interneg.vlm.backbones import Backbone
+from openood_interneg.vlm.preprocess import Preprocess
+
+
+@dataclass
+class Results:
+    """What an evaluation gives.
+
+    Attributes:
+        rows: one per (method, seed, data set), keys as in `results.json`; percent.
+        scores: (method, seed, data set) -> `Run`, for plots.
+        mined: how many texts passed and the first ones, by method.
+        seconds: wall time by stage.
+        settings: settings in full, by method.
+    """
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    scores: dict[tuple[str, int, str], Run] = field(default_factory=dict)
+    mined: dict[str, dict[str, Any]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+class Evaluation:
+    """A benchmark, a backbone and the stores, ready to run any number of methods.
+
+    Args:
+        benchmark: what is evaluated. backbone: the frozen model. store: features, texts and
+            inversions are kept there.
+        preprocess: by default the backbone's own.
+        encode_batch: images per forward pass. workers: processes that read images.
+        progress: told of images and texts encoded.
+    """
+
+    def __init__(
+        self,
+        benchmark: Benchmark,
+        backbone: Backbone,
+        store: Store | None = None,
+        *,
+        preprocess: Preprocess | None = None,
+        encode_batch: int = 128,
+        workers: int = 0,
+        progress: Progress | None = None,
+    ):
+        self.benchmark, self.backbone = benchmark, backbone
+        self.store = store or Store(None)
+        self.images = FeatureSource(
+            backbone,
+            self.store,
+            preprocess=preprocess,
+            batch_size=encode_batch,
+            workers=workers,
+            progress=progress,
+        )
+        train = benchmark.train
+        self.source = SpaceSource(
+            backbone,
+            benchmark.class_names,
+            ListedIdImages(train, self.images) if train is not None else None,
+            self.store,
+            progress,
+        )
+        self.results = Results()
+        self._features: dict[tuple, Tensor] = {}
+        self._inverters: dict[str, StoredInverter] = {}
+
+    # ---- what is shared ------------------------------------------------------------------
+
+    def check(self, plans: Sequence[tuple[Method, MethodSettings]]) -> None:
+        """Looks for every image that the methods will read, before any work.
+
+        Raises:
+            BenchmarkError: missing images. ProxyError: a class without ID images.
+            SettingsError: a method needs ID images, and the benchmark has none.
+        """
+        for method, _ in plans:
+            self._check_names(method)
+        train = self.benchmark.train
+        readers = [(method, own) for method, own in plans if own.reads_id_images]
+        for method, settings in readers:
+            if train is None and getattr(settings, "negatives", "inter") == "inter":
+                raise SettingsError(
+                    f"method '{method.name}' needs ID training images, and the benchmark "
+                    f"'{self.benchmark.name}' lists none; add a 'train' block to it"
+                )
+        chosen = None
+        if train is not None:
+            indices = [
+                sample_per_class(
+                    train.labels,
+                    len(self.benchmark.class_names),
+                    settings.images_per_class,
+                    select=settings.proxy_select,
+                    seed=settings.proxy_seed,
+                    class_names=self.benchmark.class_names,
+                )
+                for _, settings in readers
+            ]
+            chosen = train.subset(np.unique(np.concatenate(indices))) if indices else None
+        self.benchmark.check(chosen)
+
+    def feature_set(
+        self, images: ImageList, kind: str = "image", settings: MethodSettings | None = None
+    ) -> FeatureSet:
+        """Features of a test or OOD set, encoded at the first call.
+
+        Args:
+            kind: what a method's features are of. settings: of that method. `method_sets` gives
+                the sets that a method takes.
+        """
+        # By what the images are, never by what the set is called.
+        key = (images.digest, kind)
+        if kind == "views":
+            key += (settings.views, settings.view_seed)
+        if key not in self._features:
+            with self._timed("images" if kind == "image" else kind):
+                features = method_features(self.images, images, kind, settings)
+            self._features[key] = features
+        keys = image_keys(images.paths)
+        return FeatureSet(images.name, self._features[key], keys, images.labels)
+
+    def method_sets(
+        self, method: Method, settings: MethodSettings
+    ) -> tuple[FeatureSet, list[FeatureSet]]:
+        """The ID set and the OOD sets with the features that a method takes.
+
+        Raises:
+            BenchmarkError: the method finds an image by its name, and two images share one.
+        """
+        self._check_names(method)
+        kind = method.features_of(settings)
+        id_set = self.feature_set(self.benchmark.test, kind, settings)
+        return id_set, [self.feature_set(images, kind, settings) for images in self.benchmark.ood]
+
+    def _check_names(self, method: Method) -> None:
+        """A caption file knows an image by its name alone."""
+        if "captions" not in method.needs:
+            return
+        for name, sets in shared_names([self.benchmark.test, *self.benchmark.ood]).items():
+            raise BenchmarkError(
+                f"'{name}' is an image of '{sets[0]}' and another one of '{sets[1]}': the captions "
+                f"of method '{method.name}' could not be told apart. Write both lists with paths "
+                "from one folder above, and the caption file likewise"
+            )
+
+    def inverter(self, settings) -> StoredInverter:
+        """The stored inverter of some settings."""
+        names = ("templates", "num_tokens", "steps", "lr", "weight_decay", "seed")
+        key = digest([getattr(settings, name) for name in names])
+        if key not in self._inverters:
+            self._inverters[key] = stored_inverter(self.backbone, settings, self.store)
+        return self._inverters[key]
+
+    # ---- running -------------------------------------------------------------------------
+
+    def run(
+        self,
+        name: str,
+        settings: MethodSettings,
+        *,
+        protocol: Protocol = "mixed",
+        seed: int = 0,
+        batch_size: int = 256,
+        method: Method | None = None,
+        scored: Callable[[int], None] | None = None,
+    ) -> list[dict[str, Any]]:
+        """Runs one method with one seed over all OOD sets.
+
+        The seed orders the stream and, in methods that draw random numbers, takes the place of
+        their setting `seed`.
+
+        Args:
+            name: shown in the rows; the registry's name unless `method` is given.
+            scored: told after each batch how many images it had.
+
+        Returns:
+            The rows added to `results`.
+        """
+        method = method or get_method(name)
+        check_protocol(protocol)
+        if hasattr(settings, "seed"):
+            settings = replace(settings, seed=seed)
+        id_set, ood_sets = self.method_sets(method, settings)
+        with self._timed("text space"):
+            space = self.source.space_for(method, settings)
+            inverter = self.inverter(settings) if method.inverts else None
+            detector = method.make(settings, inverter).fit(space)
+        with self._timed(f"stream: {name}"):
+            if protocol == "mixed":
+                runs = [
+                    run_mixed(detector, id_set, ood, seed, batch_size, scored) for ood in ood_sets
+                ]
+            else:
+                runs = run_openood(detector, id_set, ood_sets, batch_size, scored)
+        if inverter is not None:
+            inverter.flush()
+        self.results.settings[name] = as_mapping(settings)
+        return self.add(name, protocol, seed, id_set, ood_sets, runs)
+
+    def add(
+        self,
+        name: str,
+        protocol: str,
+        seed: int,
+        id_set: FeatureSet,
+        ood_sets: Sequence[FeatureSet],
+        runs: Sequence[Run],
+    ) -> list[dict[str, Any]]:
+        """Adds the rows of one method and seed: one per OOD set, then the means of the groups."""
+        common = {
+            "benchmark": self.benchmark.name,
+            "backbone": self.backbone.name,
+            "method": name,
+            "protocol": protocol,
+            "seed": seed,
+        }
+        rows = []
+        for ood, run in zip(ood_sets, runs, strict=True):
+            scores = np.concatenate([run.id_score, run.ood_score])
+            if lost := int((~np.isfinite(scores)).sum()):
+                raise DetectorError(
+                    f"method '{name}' gives NaN or infinity for {lost} of {len(scores)} images "
+                    f"(ID and '{ood.name}'); its settings do not suit these features"
+                )
+            values = ood_metrics(run.id_score, run.ood_score, run.id_pred, id_set.labels)
+            rows.append(common | {"dataset": ood.name} | values)
+            self.results.scores[name, seed, ood.name] = run
+        rows += group_means(rows, self.benchmark)
+        self.results.rows += rows
+        return rows
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.results.seconds[stage] += time.perf_counter() - start
+
+
+def group_means(rows: Sequence[Mapping[str, Any]], benchmark: Benchmark) -> list[dict[str, Any]]:
+    """Rows `nearood` and `farood`: means over the sets of a group that has any.
+
+    Args:
+        rows: one per OOD set, in the order of `benchmark.ood`.
+    """
+    out = []
+    near = len(benchmark.near)
+    for group, members in (("nearood", rows[:near]), ("farood", rows[near:])):
+        if members:
+            means = {m: float(np.mean([row[m] for row in members])) for m in METRICS}
+            out.append(dict(members[0]) | {"dataset": group} | means)
+    return out

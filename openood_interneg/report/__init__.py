@@ -1,1 +1,0 @@
-"""Reports of reproduced experiments: HTML, Markdown, LaTeX, CSV, JSON and figures."""

@@ -1,0 +1,1 @@
+"""One paper's tables and figures: experiments, their cells, and the report."""

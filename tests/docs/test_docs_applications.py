@@ -1,0 +1,43 @@
+"""The example of docs/applications.md runs as it stands, and the page names what exists."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+from typer.main import get_command
+
+from openood_interneg.application.detector import InterNegDetector
+from openood_interneg.detectors.protections import ProtectionSettings
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "applications.md"
+TEXT = PAGE.read_text(encoding="utf-8")
+
+
+def test_the_example_runs(tmp_path, monkeypatch, capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.S)
+    assert len(code.splitlines()) < 30
+    monkeypatch.chdir(tmp_path)
+    # all that differs: a short list of words, so that nothing is encoded for minutes
+    words = "river engine cloud ladder texture pattern letter bird wrench barn chair lamp clock"
+    (tmp_path / "words.txt").write_text(words.replace(" ", "\n"))
+    code = code.replace('"miniature")', '"miniature", corpus="words.txt", cache=False)')
+    names = {}
+    exec(compile(code, str(PAGE), "exec", dont_inherit=True), names)
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].startswith(("star", "unknown")) and len(out) == 3
+    assert 0 <= names["gamma"] <= 1
+    assert (tmp_path / "detector.safetensors").is_file()
+
+
+def test_the_page_names_what_exists():
+    from openood_interneg.cli import app
+
+    for name in re.findall(r"^\| `(\w+)\(", TEXT, re.M):
+        assert name == "InterNegDetector" or hasattr(InterNegDetector, name)
+    for field in dataclasses.fields(ProtectionSettings):
+        assert f"| `{field.name}` |" in TEXT
+    command = get_command(app).commands["score"]
+    known = {option for parameter in command.params for option in parameter.opts}
+    known |= {option for parameter in command.params for option in parameter.secondary_opts}
+    for option in set(re.findall(r"--[a-z][a-z-]+", TEXT)):
+        assert option in known, option

@@ -1,0 +1,54 @@
+"""What the README claims of the program is what the program says; its example runs."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from openood_interneg.cli.methods import markdown_table
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_table_of_methods_is_generated():
+    assert markdown_table() in README
+
+
+def test_links_lead_to_files():
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_application_example_runs(tmp_path):
+    section = README.split("## In an application", 1)[1]
+    code = re.search(r"```python\n(.*?)```", section, flags=re.DOTALL).group(1)
+    assert len(code.splitlines()) < 30
+    # The real corpus takes a while to encode: a few words do for a test.
+    words = ROOT / "tests" / "golden" / "mining.json"
+    if not words.is_file():
+        pytest.skip("no word list at tests/golden")
+    quick = code.replace(
+        'InterNegDetector(backbone="miniature")',
+        'InterNegDetector(backbone="miniature", corpus="words.txt", num_negatives=50)',
+    )
+    assert quick != code
+    setup = f"import json; w = json.load(open({str(words)!r}))['nouns']\n"
+    setup += "open('words.txt', 'w').write('\\n'.join(w))\n"
+    done = subprocess.run(
+        [sys.executable, "-c", setup + quick],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "INTERNEG_CACHE": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2 and all(re.fullmatch(r"[\w ]+: [01]\.\d{3}", line) for line in lines)
