@@ -30,7 +30,7 @@ from openood_interneg.cli.options import plan_methods, split_baselines
 from openood_interneg.cli.workspace import check_out_folder, open_backbone, open_benchmark
 from openood_interneg.data.store import Store, default_root
 from openood_interneg.evaluation.evaluate import Evaluation
-from openood_interneg.evaluation.protocols import check_protocol
+from openood_interneg.evaluation.protocols import Batch, check_protocol
 from openood_interneg.evaluation.provenance import run_record
 from openood_interneg.evaluation.results import narrow_table, results_table, write_results
 from openood_interneg.settings import LARGEST, SettingsError, shown
@@ -100,6 +100,10 @@ def evaluate(
         times_id = len(ood_sizes) if protocol == "mixed" else 1
         per_run = times_id * id_size + sum(ood_sizes)
         total = (len(plans) + len(openoods)) * len(seed_list) * per_run
+
+        def scored(batch: Batch) -> None:
+            progress("images scored", len(batch.places), total)
+
         for method, chosen in plans:
             for seed in seed_list:
                 evaluation.run(
@@ -108,7 +112,7 @@ def evaluate(
                     protocol=protocol,
                     seed=seed,
                     batch_size=batch_size,
-                    scored=lambda count: progress("images scored", count, total),
+                    observers=[scored],
                 )
         notes = {}
         for name in openoods:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -26,6 +26,7 @@ from openood_interneg.detectors.registry import get_method
 from openood_interneg.evaluation.metrics import METRICS, ood_metrics
 from openood_interneg.evaluation.protocols import (
     FeatureSet,
+    Observer,
     Protocol,
     Run,
     check_protocol,
@@ -202,7 +203,7 @@ class Evaluation:
         seed: int = 0,
         batch_size: int = 256,
         method: Method | None = None,
-        scored: Callable[[int], None] | None = None,
+        observers: Sequence[Observer] = (),
     ) -> list[dict[str, Any]]:
         """Runs one method with one seed over all OOD sets.
 
@@ -211,7 +212,7 @@ class Evaluation:
 
         Args:
             name: shown in the rows; the registry's name unless `method` is given.
-            scored: told after each batch how many images it had.
+            observers: told of each batch after it was scored.
 
         Returns:
             The rows added to `results`.
@@ -228,10 +229,11 @@ class Evaluation:
         with self._timed(f"stream: {name}"):
             if protocol == "mixed":
                 runs = [
-                    run_mixed(detector, id_set, ood, seed, batch_size, scored) for ood in ood_sets
+                    run_mixed(detector, id_set, ood, seed, batch_size, observers)
+                    for ood in ood_sets
                 ]
             else:
-                runs = run_openood(detector, id_set, ood_sets, batch_size, scored)
+                runs = run_openood(detector, id_set, ood_sets, batch_size, observers)
         if inverter is not None:
             inverter.flush()
         self.results.settings[name] = as_mapping(settings)

@@ -1,4 +1,4 @@
-"""In which order a stream is scored, and when memories are cleared.
+"""The loop over a stream, in which order it is scored, and when memories are cleared.
 
 `mixed` is the paper's: for every OOD set, the ID test images and that set are concatenated and
 shuffled, and the detector starts fresh. `openood` is OpenOOD's own: all ID images first, then
@@ -8,15 +8,15 @@ image when it scores the ID images of the second; its figures are not comparable
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from openood_interneg.detectors.base import Detector
+from openood_interneg.detectors.base import Detector, Scores
 from openood_interneg.settings import SettingsError
 
 Protocol = Literal["mixed", "openood"]
@@ -60,33 +60,90 @@ class Run:
     ood_score: np.ndarray
 
 
+class Batch(NamedTuple):
+    """What an observer is told of a batch, after the detector has scored it.
+
+    Attributes:
+        places: (B,) int64 places in the lists: ID images, then OOD images.
+        features: (B, D) or (V, B, D).
+        scores: what the detector said.
+    """
+
+    places: Tensor
+    features: Tensor
+    scores: Scores
+
+
+Observer = Callable[[Batch], None]
+
+
 def mixed_order(num_id: int, num_ood: int, seed: int) -> np.ndarray:
     """Shuffled order of the concatenation [ID, OOD], (num_id + num_ood,) int64."""
     return np.random.Generator(np.random.PCG64(seed)).permutation(num_id + num_ood)
 
 
-def replay(
-    detector: Detector,
-    features: Tensor,
-    keys: Tensor,
-    batch_size: int,
-    scored: Callable[[int], None] | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Feeds a stream to a detector from a fresh start; (pred, score) as numpy arrays (n,).
+def stream_batches(
+    detector: Detector, batches: Iterable[tuple[Tensor, Tensor]], observers: Sequence[Observer] = ()
+) -> Scores:
+    """Scores batches one after the other, from where the detector stands: the only such loop.
 
     Args:
-        scored: told after each batch how many images it had.
+        detector: fitted; `reset` it first where the stream is a new one.
+        batches: features (B, D) or (V, B, D) and image ids (B,); at least one batch.
+        observers: told of each batch after it was scored.
+
+    Returns:
+        pred and score, each (n,), on the detector's device.
     """
-    detector.reset()
-    preds, scores = [], []
-    for begin in range(0, len(keys), batch_size):
-        part = slice(begin, begin + batch_size)
-        pred, score = detector.step(features[..., part, :], keys[part])
-        preds.append(pred.cpu())
-        scores.append(score.cpu())
-        if scored is not None:
-            scored(len(pred))
-    return torch.cat(preds).numpy(), torch.cat(scores).numpy()
+    parts = []
+    seen = 0
+    for features, ids in batches:
+        scores = detector.step(features, ids)
+        parts.append(scores)
+        places = torch.arange(seen, seen + len(scores.pred))
+        seen += len(scores.pred)
+        for observe in observers:
+            observe(Batch(places, features, scores))
+    return Scores(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def stream(
+    detector: Detector,
+    features: Tensor,
+    ids: Tensor,
+    batch_size: int,
+    observers: Sequence[Observer] = (),
+    order: np.ndarray | None = None,
+) -> Scores:
+    """Scores stored features as a stream, from where the detector stands.
+
+    Args:
+        detector: fitted; `reset` it first where the stream is a new one.
+        features: (n, D) or (V, n, D), n > 0.
+        ids: (n,) int64 image ids.
+        batch_size: images per step.
+        observers: told of each batch after it was scored.
+        order: (n,) the place in the lists of the first image of the stream, of the second one, ...;
+            by default the order of the lists.
+
+    Returns:
+        pred and score, each (n,), in the order of the lists, on the detector's device.
+    """
+    at = torch.arange(len(ids)) if order is None else torch.from_numpy(order)
+    if order is not None:
+        features, ids = features[..., at, :], ids[at]
+    parts = (slice(begin, begin + batch_size) for begin in range(0, len(ids), batch_size))
+
+    def in_lists(observe: Observer) -> Observer:
+        return lambda batch: observe(batch._replace(places=at[batch.places]))
+
+    scores = stream_batches(
+        detector,
+        ((features[..., part, :], ids[part]) for part in parts),
+        [in_lists(observe) for observe in observers],
+    )
+    back = at.argsort().to(scores.pred.device)
+    return Scores(scores.pred[back], scores.score[back])
 
 
 def run_mixed(
@@ -95,29 +152,35 @@ def run_mixed(
     ood_set: FeatureSet,
     seed: int,
     batch_size: int = 256,
-    scored: Callable[[int], None] | None = None,
+    observers: Sequence[Observer] = (),
 ) -> Run:
-    """The paper's protocol for one OOD set."""
-    order = mixed_order(len(id_set), len(ood_set), seed)
-    at = torch.from_numpy(order)
-    features = torch.cat([id_set.features, ood_set.features], dim=-2)[..., at, :]
-    keys = torch.cat([id_set.keys, ood_set.keys])[at]
-    pred, score = replay(detector, features, keys, batch_size, scored)
-    back = np.argsort(order)
-    pred, score = pred[back], score[back]
+    """The paper's protocol for one OOD set, from a fresh start."""
+    detector.reset()
+    scores = stream(
+        detector,
+        torch.cat([id_set.features, ood_set.features], dim=-2),
+        torch.cat([id_set.keys, ood_set.keys]),
+        batch_size,
+        observers,
+        mixed_order(len(id_set), len(ood_set), seed),
+    )
+    pred, score = (column.cpu().numpy() for column in scores)
     return Run(pred[: len(id_set)], score[: len(id_set)], score[len(id_set) :])
 
 
 def run_openood(
     detector: Detector,
     id_set: FeatureSet,
-    ood_sets: list[FeatureSet],
+    ood_sets: Sequence[FeatureSet],
     batch_size: int = 256,
-    scored: Callable[[int], None] | None = None,
+    observers: Sequence[Observer] = (),
 ) -> list[Run]:
     """OpenOOD's protocol: the ID set once, then each OOD set, a fresh start for each."""
-    pred, score = replay(detector, id_set.features, id_set.keys, batch_size, scored)
-    return [
-        Run(pred, score, replay(detector, ood.features, ood.keys, batch_size, scored)[1])
-        for ood in ood_sets
-    ]
+
+    def alone(one: FeatureSet) -> tuple[np.ndarray, np.ndarray]:
+        detector.reset()
+        pred, score = stream(detector, one.features, one.keys, batch_size, observers)
+        return pred.cpu().numpy(), score.cpu().numpy()
+
+    pred, score = alone(id_set)
+    return [Run(pred, score, alone(ood)[1]) for ood in ood_sets]

@@ -342,6 +342,25 @@ def test_protocols_restart_and_return_list_order():
     assert abs(alone.id_score - once.id_score).max() > 1e-4
 
 
+def test_observers_see_every_batch_with_its_places():
+    features, keys = stream()
+    sets = [
+        FeatureSet(name, features[part], keys[part], torch.zeros(45).numpy())
+        for name, part in (("id", slice(0, None, 2)), ("ood", slice(1, None, 2)))
+    ]
+    seen = []
+    model = detector(update="batch")
+    ran = run_mixed(model, *sets, 3, 7, [seen.append])
+    places = torch.cat([batch.places for batch in seen])
+    assert places.tolist() == mixed_order(45, 45, 3).tolist()
+    assert [len(batch.places) for batch in seen] == [7] * 12 + [6]
+    score = torch.empty(90)
+    score[places] = torch.cat([batch.scores.score for batch in seen])
+    assert score.tolist() == [*ran.id_score.tolist(), *ran.ood_score.tolist()]
+    every = torch.cat([sets[0].features, sets[1].features])
+    assert torch.equal(torch.cat([batch.features for batch in seen]), every[places])
+
+
 def test_every_row_of_the_table_is_described():
     for method in list_methods():
         assert method.title and method.paper and method.year >= 2017 and method.venue
