@@ -37,7 +37,7 @@ from openood_interneg.application.state import StateError, chained
 from openood_interneg.application.turns import Mode, Turn, Turns
 from openood_interneg.data.images import (
     ImageError,
-    Reading,
+    ImageLimits,
     as_image,
     as_sources,
     content_key,
@@ -97,7 +97,7 @@ class InterNegDetector(Saved):
             "arrival", one after the other as they come. Calls that do not overlap are always
             accepted, whichever threads make them.
         protections: limits on what the stream may do to the bank (`ProtectionSettings`).
-        reading: limits and rules for images (`Reading`).
+        limits: limits and rules for images (`ImageLimits`).
         cache: keep text features on disk: True in the usual place, a folder, or False.
         settings: hyper-parameters (`InterNegSettings`). `update` is "sample" here unless given:
             Algorithm 1 to the letter, so that scores do not depend on how calls are cut.
@@ -118,7 +118,7 @@ class InterNegDetector(Saved):
         gamma: float | None = None,
         threads: Mode = "refuse",
         protections: ProtectionSettings | Mapping[str, Any] | None = None,
-        reading: Reading | None = None,
+        limits: ImageLimits | None = None,
         cache: bool | str | Path = True,
         **settings: Any,
     ):
@@ -138,7 +138,7 @@ class InterNegDetector(Saved):
         self.batch_size = batch_size
         self._turns = Turns(threads)
         self._lock = self._turns.lock
-        self.reading = reading or Reading()
+        self.limits = limits or ImageLimits()
         self._preprocess_name = preprocess
         self._backbone = backbone if isinstance(backbone, Backbone) else None
         self._source = (backbone, pretrained, device, precision)
@@ -391,7 +391,7 @@ class InterNegDetector(Saved):
 
     def _prepare(self, source: Any) -> tuple[Tensor, int]:
         """(3, size, size) pixels for the model and the picture's key."""
-        image = as_image(source, self.reading)
+        image = as_image(source, self.limits)
         if self._transform is None:
             self._transform = self.preprocess.transform()
         return self._transform(image), content_key(image)

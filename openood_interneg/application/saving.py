@@ -25,7 +25,7 @@ from openood_interneg.application.state import (
     tensor_digest,
     write_state,
 )
-from openood_interneg.data.images import Reading
+from openood_interneg.data.images import ImageLimits
 from openood_interneg.detectors.base import DetectorError, TextSpace
 from openood_interneg.negatives.proxies import sample_per_class
 from openood_interneg.settings import SettingsError, as_mapping, shown
@@ -81,7 +81,7 @@ class Saved:
             "negative_words": list(space.negative_words),
             "backbone": self._backbone_identity(),
             "preprocess": _plain(self.preprocess.key()) | {"variant": self._preprocess_name},
-            "reading": asdict(self.reading),
+            "reading": asdict(self.limits),
             "digests": self._digests
             | {
                 "labels": tensor_digest(space.labels),
@@ -152,7 +152,7 @@ class Saved:
                 batch_size=meta["batch_size"],
                 threads=threads,
                 protections=meta["protections"],
-                reading=Reading(**meta["reading"]),
+                limits=ImageLimits(**meta["reading"]),
                 **meta["settings"],
             )
         except (SettingsError, TypeError) as error:
@@ -178,7 +178,7 @@ class Saved:
         mine = {
             **as_mapping(self.settings),
             **{f"protection {k}": v for k, v in as_mapping(self.protections).items()},
-            **{f"image reading {k}": v for k, v in asdict(self.reading).items()},
+            **{f"image reading {k}": v for k, v in asdict(self.limits).items()},
             "batch_size": self.batch_size,
         }
         theirs = {

@@ -31,7 +31,7 @@ from openood_interneg.cli.arguments import (
 from openood_interneg.cli.console import progress_bars, reader_left, say
 from openood_interneg.cli.options import plan_methods
 from openood_interneg.cli.workspace import DEFAULT_BACKBONE, check_out_file
-from openood_interneg.data.images import ImageError, Reading, image_files
+from openood_interneg.data.images import ImageError, ImageLimits, image_files
 from openood_interneg.detectors.base import DetectorError
 from openood_interneg.negatives.text_space import Progress
 from openood_interneg.settings import SettingsError, as_mapping
@@ -90,7 +90,7 @@ def score(
     ] = True,
     max_pixels: Annotated[
         int, typer.Option(min=1, help="Larger images are errors.")
-    ] = Reading.max_pixels,
+    ] = ImageLimits.max_pixels,
     preset: Preset = None,
     preprocess: Preprocessing = "clip",
     device: Device = "auto",
@@ -127,7 +127,7 @@ def score(
         preprocess=preprocess,
         batch_size=batch_size,
         protections=protections,
-        reading=Reading(exif=exif, max_pixels=max_pixels),
+        limits=ImageLimits(exif=exif, max_pixels=max_pixels),
         cache=False if no_cache else cache_dir or True,
         **as_mapping(chosen),
     )
@@ -143,9 +143,9 @@ def score(
             detector.fit(classes, id_images, progress=progress)
             find_gamma(detector, gamma, calibrate, tpr, id_images, progress)
         say(f"gamma {detector.gamma:.6g}, bank {detector.bank_size}", quiet)
-        with open_output(out, detector, resume) as file, Stop() as stop:
-            keep = Keeper(detector, state, file, out is not None, checkpoint_every)
-            keep.now()
+        with open_output(out, detector, resume) as file, SignalGuard() as stop:
+            checkpoint = Checkpointer(detector, state, file, out is not None, checkpoint_every)
+            checkpoint.now()
             if resume and not append:
                 say(f"resumed at image {detector.position}", quiet)
                 progress("images", detector.position - detector.begun, total)
@@ -160,17 +160,17 @@ def score(
                     for entry in batch:
                         file.write(json_line(entry))
                     progress("images", len(batch), total)
-                    keep.batch(len(batch))
+                    checkpoint.batch(len(batch))
                     if stop.signal:
                         break
-            except Stopped:
+            except Interrupted:
                 pass
             except BrokenPipeError:  # the reader left; the state stays at what it surely got
                 reader_left()
             except ImageError:  # --on-error stop: up to the batch before
-                keep.now()
+                checkpoint.now()
                 raise
-            keep.now()
+            checkpoint.now()
     report(detector, stop, state, quiet)
 
 
@@ -189,7 +189,7 @@ def check_overwriting(out: Path | None, force: bool, state: Path | None) -> None
     )
 
 
-def report(detector: InterNegDetector, stop: Stop, state: Path | None, quiet: bool) -> None:
+def report(detector: InterNegDetector, stop: SignalGuard, state: Path | None, quiet: bool) -> None:
     """The last message; a stopped run ends with the shell's code for its signal."""
     failed = f", {detector.failed} could not be read" if detector.failed else ""
     say(f"{detector.position} images{failed}; bank {detector.bank_size}", quiet)
@@ -355,7 +355,7 @@ def open_output(path: Path | None, detector: InterNegDetector, resume: bool) -> 
         yield file
 
 
-class Keeper:
+class Checkpointer:
     """Flushes the output and writes the state, every so many images."""
 
     def __init__(
@@ -393,18 +393,18 @@ class Keeper:
         self.detector.save(self.state)
 
 
-class Stopped(Exception):
+class Interrupted(Exception):
     """A signal came while the program waited for input."""
 
 
-class Stop:
+class SignalGuard:
     """SIGTERM and Ctrl-C end the run after the batch in hand; a second Ctrl-C ends it at once."""
 
     def __init__(self):
         self.signal = 0
         self.waiting = False
 
-    def __enter__(self) -> Stop:
+    def __enter__(self) -> SignalGuard:
         self.before = {}
         for number in (signal.SIGTERM, signal.SIGINT):
             with contextlib.suppress(ValueError):  # not in the main thread
@@ -421,7 +421,7 @@ class Stop:
             raise KeyboardInterrupt
         self.signal = number
         if self.waiting:
-            raise Stopped
+            raise Interrupted
 
     def watched(self, names: Iterator[str]) -> Iterator[str]:
         """The same names; a signal that comes while the next one is awaited ends the run."""
@@ -429,7 +429,7 @@ class Stop:
             self.waiting = True
             try:
                 if self.signal:
-                    raise Stopped
+                    raise Interrupted
                 name = next(names, None)
             finally:
                 self.waiting = False

@@ -49,7 +49,7 @@ class ImageError(InternegError, ValueError):
 
 
 @dataclass(frozen=True)
-class Reading:
+class ImageLimits:
     """How an application reads images.
 
     Attributes:
@@ -115,7 +115,7 @@ def read_rgb(path: Path) -> Image.Image:
         ) from error
 
 
-def open_image(path: str | os.PathLike, reading: Reading | None = None) -> Image.Image:
+def open_image(path: str | os.PathLike, limits: ImageLimits | None = None) -> Image.Image:
     """Reads an image file of unknown origin as upright RGB.
 
     Of an animation or a file with several pages the first is read. Transparency is dropped, as
@@ -124,15 +124,15 @@ def open_image(path: str | os.PathLike, reading: Reading | None = None) -> Image
     Raises:
         ImageError: absent, empty, truncated, too large, or no raster image; the path is named.
     """
-    reading = reading or Reading()
+    limits = limits or ImageLimits()
     try:
-        with _whole_images_only(), _opened(path, reading.max_bytes) as image:
-            return _upright_rgb(image, reading)
+        with _whole_images_only(), _opened(path, limits.max_bytes) as image:
+            return _upright_rgb(image, limits)
     except Exception as error:  # Pillow raises many kinds on damaged files
         raise ImageError(f"cannot read the image {_printable(path)}: {_reason(error)}") from error
 
 
-def as_image(source: Any, reading: Reading | None = None) -> Image.Image:
+def as_image(source: Any, limits: ImageLimits | None = None) -> Image.Image:
     """One image from whatever an application has, as 8-bit RGB.
 
     Args:
@@ -144,21 +144,21 @@ def as_image(source: Any, reading: Reading | None = None) -> Image.Image:
         ImageError: a file that cannot be read, another shape or type, values that are not finite
             or not in range.
     """
-    reading = reading or Reading()
+    limits = limits or ImageLimits()
     if isinstance(source, (str, os.PathLike)):
-        return open_image(source, reading)
+        return open_image(source, limits)
     if isinstance(source, Image.Image):
         try:
-            return _upright_rgb(source, reading)
+            return _upright_rgb(source, limits)
         except ImageError:
             raise
         except Exception as error:  # lazily loaded from a damaged file
             raise ImageError(f"cannot read the PIL image: {error}") from error
     if isinstance(source, Tensor):
-        _check_shape(tuple(source.shape), "tensor", reading)
-        return _from_array(_tensor_array(source), "tensor", tuple(source.shape), reading)
+        _check_shape(tuple(source.shape), "tensor", limits)
+        return _from_array(_tensor_array(source), "tensor", tuple(source.shape), limits)
     if isinstance(source, np.ndarray):
-        return _from_array(source, "array", source.shape, reading)
+        return _from_array(source, "array", source.shape, limits)
     raise ImageError(
         f"an image is a path, a PIL image, an array or a tensor, not {type(source).__name__}"
     )
@@ -278,23 +278,23 @@ def _formats() -> list[str]:
     return [name for name in _FORMATS if name in Image.OPEN]
 
 
-def _check_size(width: int, height: int, reading: Reading) -> None:
+def _check_size(width: int, height: int, limits: ImageLimits) -> None:
     if width < 1 or height < 1:
         raise ImageError(f"it has {width} x {height} pixels")
-    if width * height > reading.max_pixels:
+    if width * height > limits.max_pixels:
         raise ImageError(
-            f"it has {width} x {height} pixels; the limit is {reading.max_pixels} in all"
+            f"it has {width} x {height} pixels; the limit is {limits.max_pixels} in all"
         )
-    if max(width, height) > reading.max_aspect * min(width, height):
+    if max(width, height) > limits.max_aspect * min(width, height):
         raise ImageError(
             f"it has {width} x {height} pixels, a strip; one side may be at most "
-            f"{reading.max_aspect:g} times the other"
+            f"{limits.max_aspect:g} times the other"
         )
 
 
-def _upright_rgb(image: Image.Image, reading: Reading) -> Image.Image:
-    _check_size(*image.size, reading)
-    turn = _orientation(image) if reading.exif else None
+def _upright_rgb(image: Image.Image, limits: ImageLimits) -> Image.Image:
+    _check_size(*image.size, limits)
+    turn = _orientation(image) if limits.exif else None
     if image.mode.startswith("I") or image.mode == "F":
         rgb = _from_deep(image)
     else:
@@ -338,7 +338,7 @@ def _tensor_array(tensor: Tensor) -> np.ndarray:
         raise ImageError(f"the tensor's values cannot be read: {reason}") from error
 
 
-def _check_shape(shape: tuple[int, ...], kind: str, reading: Reading) -> None:
+def _check_shape(shape: tuple[int, ...], kind: str, limits: ImageLimits) -> None:
     """Refuses what is no image, or too large a one, before any of its values is looked at."""
     first = kind == "tensor"  # where the channels stand
     sides = shape[-2:] if first else shape[:2]
@@ -346,13 +346,13 @@ def _check_shape(shape: tuple[int, ...], kind: str, reading: Reading) -> None:
         wanted = "(H, W) or (3, H, W)" if kind == "tensor" else "(H, W) or (H, W, 3)"
         raise ImageError(f"the {kind} has shape {shape}; an image is {wanted}")
     try:
-        _check_size(sides[1], sides[0], reading)
+        _check_size(sides[1], sides[0], limits)
     except ImageError as error:
         raise ImageError(f"the {kind} cannot be an image: {error}") from None
 
 
-def _from_array(array: np.ndarray, kind: str, shape: tuple, reading: Reading) -> Image.Image:
-    _check_shape(tuple(shape), kind, reading)
+def _from_array(array: np.ndarray, kind: str, shape: tuple, limits: ImageLimits) -> Image.Image:
+    _check_shape(tuple(shape), kind, limits)
     if array.ndim == 3:
         array = array[..., 0] if array.shape[2] == 1 else array[..., :3]
     if array.dtype == np.uint16:

@@ -14,7 +14,7 @@ from openood_interneg.application import state as state_module
 from openood_interneg.application.detector import InterNegDetector
 from openood_interneg.application.state import StateError
 from openood_interneg.cli.score import open_input, parse_protections
-from openood_interneg.data.images import ImageError, Reading, as_image
+from openood_interneg.data.images import ImageError, ImageLimits, as_image
 from openood_interneg.detectors.base import DetectorError
 from openood_interneg.settings import InterNegSettings, SettingsError
 from openood_interneg.vlm.backbones import load_backbone
@@ -215,7 +215,7 @@ def test_huge_labels_are_refused(label):
 def test_limits_on_reading_are_numbers():
     for values in ({"max_pixels": -1}, {"max_bytes": "many"}, {"exif": 1}, {"max_aspect": 10**400}):
         with pytest.raises(SettingsError, match=next(iter(values))):
-            Reading(**values)
+            ImageLimits(**values)
 
 
 def test_a_tiny_tensor_expanded_to_a_huge_one_is_refused_by_its_shape(monkeypatch):

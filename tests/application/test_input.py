@@ -12,7 +12,7 @@ from PIL import Image
 from test_detector import CLASSES, WORDS, fitted, plain, stream_files, world
 
 from openood_interneg.data.classnames import ClassNameError
-from openood_interneg.data.images import ImageError, Reading, as_image, open_image, read_rgb
+from openood_interneg.data.images import ImageError, ImageLimits, as_image, open_image, read_rgb
 from openood_interneg.detectors.base import DetectorError
 from openood_interneg.settings import SettingsError
 
@@ -137,7 +137,7 @@ def test_pixels_of_unusual_files(tmp_path):
     def pixels(name, **reading):
         path = tmp_path / "x.png"
         path.write_bytes(FINE[name])
-        return np.asarray(open_image(path, Reading(**reading))).astype(int)
+        return np.asarray(open_image(path, ImageLimits(**reading))).astype(int)
 
     upright = np.asarray(picture()).astype(int)
     assert (pixels("turned") == upright).all()
