@@ -31,11 +31,12 @@ from openood_interneg.data.images import content_key
 from openood_interneg.data.store import Store
 from openood_interneg.demo.world import FAR_KINDS, ID_KINDS, NEAR_KINDS, draw, image_rng
 from openood_interneg.detectors.adaneg import AdaNeg, AdaNegSettings
-from openood_interneg.detectors.base import Detector, TextSpace
+from openood_interneg.detectors.base import Detector
 from openood_interneg.detectors.protections import ProtectedInterNeg, ProtectionSettings
 from openood_interneg.negatives.corpus import load_corpus
+from openood_interneg.negatives.space_builder import TextSpaceBuilder
 from openood_interneg.negatives.stored_inversion import live_inverter
-from openood_interneg.negatives.text_space import SpaceSource
+from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.settings import InterNegSettings
 from openood_interneg.vlm.backbones import Backbone, load_backbone
 
@@ -127,7 +128,9 @@ class Bench:
         """Labels, negatives and proxies of the first so many classes."""
         if classes not in self.spaces:
             names = ID_KINDS[:classes]
-            source = SpaceSource(self.clip, names, TrainImages(self.clip, names, 16), Store(None))
+            source = TextSpaceBuilder(
+                self.clip, names, TrainImages(self.clip, names, 16), Store(None)
+            )
             self.spaces[classes] = source.build(self.space_settings)
         return self.spaces[classes]
 

@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from common import machine, medians, pick_device, random_backbone, write
 
-from openood_interneg.detectors.base import TextSpace
 from openood_interneg.detectors.interneg import InterNeg
 from openood_interneg.negatives.inversion import LiveInverter
+from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.settings import InterNegSettings
 from openood_interneg.vlm.prompts import prompt_set
 

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from common import machine, peak_bytes, pick_device, resident_bytes, write
 
-from openood_interneg.detectors.base import TextSpace
 from openood_interneg.detectors.interneg import InterNeg
+from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.settings import InterNegSettings
 
 BATCH = 256

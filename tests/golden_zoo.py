@@ -17,14 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from openood_interneg.detectors.base import Detector, TextSpace
+from openood_interneg.detectors.base import Detector
 from openood_interneg.detectors.clipscope import closeness, reverse
 from openood_interneg.detectors.eoe import outlier_labels
 from openood_interneg.detectors.registry import get_method
 from openood_interneg.evaluation.metrics import ood_metrics
-from openood_interneg.negatives.csp import encode_ensemble, with_veto
+from openood_interneg.negatives.csp import with_veto
 from openood_interneg.negatives.fraction import Pool, mine_fraction
 from openood_interneg.negatives.mining import intra_modal, mine, select
+from openood_interneg.negatives.raw_average import encode_ensemble
+from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.vlm.trained_prompts import learned_prompts
 
 FOLDER = Path(os.environ.get("INTERNEG_GOLDEN_ZOO") or Path(__file__).parent / "golden" / "zoo")

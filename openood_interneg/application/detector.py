@@ -35,6 +35,7 @@ from openood_interneg.application.progress import told
 from openood_interneg.application.saving import Saved
 from openood_interneg.application.state import StateError, chained
 from openood_interneg.application.turns import Mode, Turn, Turns
+from openood_interneg.data.encode import Progress
 from openood_interneg.data.images import (
     ImageError,
     ImageLimits,
@@ -44,11 +45,13 @@ from openood_interneg.data.images import (
 )
 from openood_interneg.data.prefetch import encoded_ahead
 from openood_interneg.data.store import Store, default_root
-from openood_interneg.detectors.base import DetectorError, Inverter, Scores, TextSpace
+from openood_interneg.detectors.base import DetectorError, Scores
 from openood_interneg.detectors.protections import ProtectedInterNeg, ProtectionSettings
 from openood_interneg.negatives.corpus import load_corpus
+from openood_interneg.negatives.inversion import Inverter
+from openood_interneg.negatives.space_builder import TextSpaceBuilder
 from openood_interneg.negatives.stored_inversion import live_inverter
-from openood_interneg.negatives.text_space import Progress, SpaceSource
+from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.settings import InterNegSettings, SettingsError, checked, from_mapping, merged
 from openood_interneg.vlm.backbones import Backbone, FeatureError, load_backbone
 
@@ -188,7 +191,9 @@ class InterNegDetector(Saved):
                 sources,
                 labels,
             )
-            space = SpaceSource(backbone, names, images, self._store, tell).build(self.settings)
+            space = TextSpaceBuilder(backbone, names, images, self._store, tell).build(
+                self.settings
+            )
         self._digests = {
             "corpus": self._corpus_digest(),
             "id_images": images_digest(images.sources, images.labels),

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from openood_interneg.detectors.base import TextSpace
+from openood_interneg.negatives.text_space import TextSpace
 
 NAMED = 3  # nearest texts of a bank entry
 

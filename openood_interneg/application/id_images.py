@@ -191,7 +191,7 @@ def contents_digest(sources: Sequence[Any]) -> str:
 
 
 class LabelledImages:
-    """ID images as `SpaceSource` wants them; remembers those that were read, and their keys."""
+    """ID images as `IdImages`; remembers those that were read, and their keys."""
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from openood_interneg.negatives.text_space import Progress
+from openood_interneg.data.encode import Progress
 
 
 @contextmanager

@@ -27,9 +27,9 @@ import torch
 import torch.nn.functional as F
 from rich.table import Table
 
-from openood_interneg.detectors.base import TextSpace
 from openood_interneg.detectors.interneg import InterNeg
 from openood_interneg.negatives.inversion import CHUNK_BYTES, LiveInverter
+from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.settings import InterNegSettings, SettingsError
 from openood_interneg.vlm.backbones import OPENAI_BACKBONES, Backbone
 from openood_interneg.vlm.preprocess import Preprocess

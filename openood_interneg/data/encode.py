@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -12,11 +12,21 @@ from torch.utils.data import DataLoader
 from openood_interneg.data.benchmark import ImageList
 from openood_interneg.data.images import ImageError, ImageFiles
 from openood_interneg.data.store import Entry, Rows, Store
-from openood_interneg.negatives.text_space import Progress, backbone_key
 from openood_interneg.vlm.backbones import Backbone
 from openood_interneg.vlm.preprocess import Preprocess
 
 IMAGES_PER_SHARD = 512
+
+Progress = Callable[[str, int, int], None]  # what, finished since the last call, total
+
+
+def backbone_key(backbone: Backbone) -> dict[str, str]:
+    """What of a backbone decides its features; every key of the store holds it.
+
+    `Backbone.digest` covers weights and architecture. The device is left out: its last bits
+    differ from run to run as well.
+    """
+    return {"weights": backbone.digest, "precision": backbone.precision}
 
 
 class FeatureSource:
@@ -112,7 +122,7 @@ class FeatureSource:
 
 
 class ListedIdImages:
-    """ID training images of a benchmark as `SpaceSource` wants them: only those asked for."""
+    """ID training images of a benchmark; only those asked for are read."""
 
     def __init__(self, images: ImageList, source: FeatureSource):
         self.images, self.source = images, source

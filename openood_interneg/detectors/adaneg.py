@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from openood_interneg.detectors.base import Detector, DetectorError, Scores, TextSpace
+from openood_interneg.detectors.base import Detector, DetectorError, Scores
 from openood_interneg.detectors.method import Method
 from openood_interneg.detectors.scoring import group_order, grouped_score, logits
+from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.settings import TextSpaceSettings, setting
 
 _LABELS_PER_CHUNK = 1024  # sample-adaptive proxies are worked out for so many labels at a time

@@ -6,16 +6,14 @@ image features in stream order. Scores are high for ID and low for OOD, in every
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.settings import InternegError
-
-Inverter = Callable[[Tensor, Tensor], Tensor]  # (B, D) features, (B,) keys -> (B, D) unit rows
 
 
 class DetectorError(InternegError, ValueError):
@@ -27,67 +25,6 @@ class Scores(NamedTuple):
 
     pred: Tensor
     score: Tensor
-
-
-@dataclass(frozen=True)
-class TextSpace:
-    """Everything that a detector knows besides the stream, on one device, float32.
-
-    Attributes:
-        labels: (C, D) unit text features e_i of the ID labels.
-        logit_scale: s = exp of CLIP's learned logit scale.
-        negatives: (M, D) unit text features of the mined negative texts, best first within a
-            part of speech, adjectives first; M may be 0.
-        proxies: (C, D) unit image proxies p_i (Eq. 7), or None where no ID image was given.
-        base: (C,) base cosines b_i (Eq. 8), or None.
-        image_base: (C,) mean cosine of a class's ID images with its proxy: the intra-modal
-            counterpart of `base`; or None.
-        negative_words: M words, or empty.
-        class_names: C names, or empty.
-        extra: what single methods need besides (documented by them), by name.
-    """
-
-    labels: Tensor
-    logit_scale: float
-    negatives: Tensor
-    proxies: Tensor | None = None
-    base: Tensor | None = None
-    image_base: Tensor | None = None
-    negative_words: tuple[str, ...] = ()
-    class_names: tuple[str, ...] = ()
-    extra: Mapping[str, Tensor] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name in ("labels", "negatives", "proxies", "base", "image_base"):
-            tensor = getattr(self, name)
-            if tensor is not None and not bool(torch.isfinite(tensor).all()):
-                raise DetectorError(f"the text space's {name} contain NaN or infinity")
-        if self.proxies is not None and len(self.proxies) != len(self.labels):
-            raise DetectorError(
-                f"{len(self.proxies)} image proxies for {len(self.labels)} labels: the class "
-                "names and the ID images do not belong together"
-            )
-
-    @property
-    def device(self) -> torch.device:
-        """Where the tensors are."""
-        return self.labels.device
-
-    def to(self, device: str | torch.device) -> TextSpace:
-        """The same space on another device."""
-
-        def move(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(device)
-
-        return replace(
-            self,
-            labels=move(self.labels),
-            negatives=move(self.negatives),
-            proxies=move(self.proxies),
-            base=move(self.base),
-            image_base=move(self.image_base),
-            extra={name: move(tensor) for name, tensor in self.extra.items()},
-        )
 
 
 class Detector:

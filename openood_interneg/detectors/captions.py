@@ -21,10 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from openood_interneg.detectors.base import Detector, DetectorError, Scores, TextSpace
+from openood_interneg.detectors.base import Detector, DetectorError, Scores
 from openood_interneg.detectors.method import Method
 from openood_interneg.detectors.scoring import group_order, grouped_score, id_mass, logits
 from openood_interneg.negatives.inversion import image_key
+from openood_interneg.negatives.text_space import TextSource, TextSpace
 from openood_interneg.settings import LabelSettings, SettingsError, TextSpaceSettings, setting
 from openood_interneg.vlm.text_files import read_text
 
@@ -194,7 +195,7 @@ def _segment_logsumexp(values: Tensor, owner: Tensor, count: int) -> Tensor:
     return top + sums.log()
 
 
-def zoc_space(source: Any, settings: ZOCSettings) -> TextSpace:
+def zoc_space(source: TextSource, settings: ZOCSettings) -> TextSpace:
     """Labels, and the file's candidates under the same template, without the labels."""
     taken = {_loosely(name) for name in source.class_names}
     table = {
@@ -209,7 +210,7 @@ def _loosely(text: str) -> str:
     return " ".join(text.replace("_", " ").casefold().split())
 
 
-def _space(source: Any, labels: Tensor, extra: Mapping[str, Tensor]) -> TextSpace:
+def _space(source: TextSource, labels: Tensor, extra: Mapping[str, Tensor]) -> TextSpace:
     return TextSpace(
         labels=labels,
         logit_scale=source.backbone.logit_scale,
@@ -428,7 +429,7 @@ def far_threshold(scores: Tensor, eta: float, old: float) -> float:
     return float(np.percentile(below, 100 * eta)) if len(below) else old
 
 
-def ants_space(source: Any, settings: ANTSSettings) -> TextSpace:
+def ants_space(source: TextSource, settings: ANTSSettings) -> TextSpace:
     """The common space, captions and look-alikes, both encoded without a template.
 
     A look-alike file has class names where a caption file has images.

@@ -6,15 +6,16 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from openood_interneg.detectors.base import Detector, DetectorError, Scores, TextSpace
+from openood_interneg.detectors.base import Detector, DetectorError, Scores
 from openood_interneg.detectors.method import Method
 from openood_interneg.detectors.scoring import id_mass, logits, max_softmax
 from openood_interneg.negatives.mining import Criterion, select
+from openood_interneg.negatives.text_space import TextSource, TextSpace
 from openood_interneg.settings import LabelSettings, setting
 
 
@@ -64,7 +65,7 @@ def reverse(criterion: Criterion) -> Criterion:
     return look
 
 
-def space(source: Any, settings: CLIPScopeSettings) -> TextSpace:
+def space(source: TextSource, settings: CLIPScopeSettings) -> TextSpace:
     """Labels, then as negatives the farthest nouns and the nearest, each most extreme first.
 
     Words equal to a class name leave the pool, which the authors' code does not do (it takes the

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Literal
 
-from torch import Tensor
-
-from openood_interneg.detectors.base import TextSpace
 from openood_interneg.detectors.method import Method
 from openood_interneg.detectors.neglabel import NegLabel, NegLabelSettings
 from openood_interneg.negatives.corpus import Corpus, deduplicate, load_corpus
@@ -17,12 +14,12 @@ from openood_interneg.negatives.csp import (
     EXCLUDED,
     SUPERCLASSES,
     conjugate,
-    encode_ensemble,
-    ensemble_texts,
     with_veto,
 )
 from openood_interneg.negatives.fraction import Pool, mine_fraction
 from openood_interneg.negatives.mining import intra_modal
+from openood_interneg.negatives.raw_average import encode_ensemble
+from openood_interneg.negatives.text_space import TextSource, TextSpace
 from openood_interneg.settings import setting
 from openood_interneg.vlm.prompts import prompt_set
 
@@ -59,7 +56,7 @@ class CSPSettings(NegLabelSettings):
     )
 
 
-def word_pool(source: Any, settings: CSPSettings) -> tuple[Corpus, dict[str, str]]:
+def word_pool(source: TextSource, settings: CSPSettings) -> tuple[Corpus, dict[str, str]]:
     """The corpus without the excluded files, and the text of each adjective.
 
     The superclasses are drawn before words leave the pool, so a word's phrase does not depend on
@@ -88,24 +85,19 @@ def split(words: str) -> tuple[str, ...]:
     return () if words == "none" else tuple(w.strip() for w in words.split(";") if w.strip())
 
 
-def space(source: Any, settings: CSPSettings) -> TextSpace:
+def space(source: TextSource, settings: CSPSettings) -> TextSpace:
     """Labels and conjugated negatives of CSP, nouns first.
 
     Differences from the authors' code: the superclasses are drawn over the sorted adjectives
     (theirs depend on the file system), and everything is float32 (they average negatives in fp16).
     """
-    raw = settings.averaging == "raw"
     templates = prompt_set(settings.label_prompt)
-    if raw and len(templates) > 1:
+    if settings.averaging == "raw" and len(templates) > 1:
         labels = encode_ensemble(source.backbone, source.class_names, templates)
     else:
         labels = source.labels(settings.label_prompt)
 
-    def texts(words: Sequence[str], prompt: str, what: str) -> Iterator[Tensor]:
-        if raw:
-            return ensemble_texts(source, words, prompt, what)
-        return source.texts(words, prompt, what)
-
+    texts = partial(source.texts, average=settings.averaging)
     criterion = intra_modal(labels, settings.intra_quantile, settings.intra_quantile_rule)
     if settings.veto < 1:
         criterion = with_veto(criterion, labels, settings.veto)

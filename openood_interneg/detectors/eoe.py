@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openood_interneg.detectors.base import Detector, DetectorError, Scores, TextSpace
+from openood_interneg.detectors.base import Detector, DetectorError, Scores
 from openood_interneg.detectors.method import Method
+from openood_interneg.negatives.text_space import TextSource, TextSpace
 from openood_interneg.settings import LabelSettings, SettingsError, setting
 from openood_interneg.vlm.text_files import numbered_lines, read_text
 
@@ -86,7 +87,7 @@ def outlier_labels(
     return tuple(x for x in distinct if x not in names and tokens.isdisjoint(x.split()))
 
 
-def space(source: Any, settings: EOESettings) -> TextSpace:
+def space(source: TextSource, settings: EOESettings) -> TextSpace:
     """The common text space with the outlier labels as negatives.
 
     Raises:

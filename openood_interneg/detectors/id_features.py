@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from openood_interneg.detectors.base import DetectorError, TextSpace
+from openood_interneg.detectors.base import DetectorError
 from openood_interneg.negatives.proxies import sample_per_class
+from openood_interneg.negatives.text_space import TextSource, TextSpace
 from openood_interneg.settings import IdImageSettings, SettingsError
 
 
-def space(source: Any, settings: IdImageSettings) -> TextSpace:
+def space(source: TextSource, settings: IdImageSettings) -> TextSpace:
     """The common text space, with N ID images per class: the ones that make image proxies.
 
     `extra["id_features"]`: (n, D) unit rows; `extra["id_labels"]`: (n,) int64 labels.

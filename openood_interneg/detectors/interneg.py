@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from openood_interneg.detectors.base import Detector, DetectorError, Inverter, Scores, TextSpace
+from openood_interneg.detectors.base import Detector, DetectorError, Scores
 from openood_interneg.detectors.method import Method
 from openood_interneg.detectors.scoring import (
     group_order,
@@ -17,7 +17,9 @@ from openood_interneg.detectors.scoring import (
     logits,
 )
 from openood_interneg.negatives.bank import NegativeBank
+from openood_interneg.negatives.inversion import Inverter
 from openood_interneg.negatives.mining import criterion_margin, deviation_degree
+from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.settings import InterNegSettings
 
 

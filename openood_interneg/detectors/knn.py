@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from openood_interneg.detectors.base import Detector, DetectorError, Scores, TextSpace
+from openood_interneg.detectors.base import Detector, DetectorError, Scores
 from openood_interneg.detectors.id_features import id_images, space
 from openood_interneg.detectors.method import Method
+from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.settings import IdImageSettings, setting
 
 

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from openood_interneg.detectors.base import Detector, Scores, TextSpace
+from openood_interneg.detectors.base import Detector, Scores
 from openood_interneg.detectors.id_features import id_images, space
 from openood_interneg.detectors.method import Method
+from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.settings import IdImageSettings, setting
 
 

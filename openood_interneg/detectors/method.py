@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from openood_interneg.detectors.base import Detector, Inverter, TextSpace
+from openood_interneg.detectors.base import Detector
+from openood_interneg.negatives.inversion import Inverter
+from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.settings import MethodSettings, SettingsError, from_mapping
 
 FeatureKind = Literal["image", "views", "patches"]
@@ -28,7 +30,7 @@ class Method:
         order_dependent: a score may depend on what came before.
         presets: settings by benchmark family, from the paper or its code.
         space: recipe (source, settings) -> TextSpace where the common one (labels, mined
-            negatives, proxies) is not enough; `source` is an `evaluation.space.SpaceSource`.
+            negatives, proxies) is not enough; `source` is an `negatives.text_space.TextSource`.
         fpr: which FPR@95 the paper's figures are: "ood" (OpenOOD's, OOD is the positive class)
             or "id" (ID is the positive class).
         input: what the detector's features are of: "image" (B, D), "views" (V, B, D) of an image

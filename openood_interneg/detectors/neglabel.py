@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from openood_interneg.detectors.base import Detector, DetectorError, Scores, TextSpace
+from openood_interneg.detectors.base import Detector, DetectorError, Scores
 from openood_interneg.detectors.method import Method
 from openood_interneg.detectors.scoring import group_order, grouped_score, logits
 from openood_interneg.negatives.fraction import Pool, candidates, mine_fraction
+from openood_interneg.negatives.text_space import TextSource, TextSpace
 from openood_interneg.settings import SettingsError, TextSpaceSettings, setting
 
 
@@ -45,7 +46,7 @@ class NegLabelSettings(TextSpaceSettings):
             raise SettingsError("keep_class_names goes with a fraction above 0")
 
 
-def space(source: Any, settings: NegLabelSettings) -> TextSpace:
+def space(source: TextSource, settings: NegLabelSettings) -> TextSpace:
     """The common text space, or with a `fraction` the negatives of NegLabel's own code."""
     if not settings.fraction:
         return source.build(settings)

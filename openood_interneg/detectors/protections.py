@@ -13,10 +13,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from openood_interneg.detectors.base import DetectorError, Inverter, Scores, TextSpace
+from openood_interneg.detectors.base import DetectorError, Scores
 from openood_interneg.detectors.interneg import InterNeg
 from openood_interneg.detectors.scoring import group_order, grouped_score, logits
 from openood_interneg.negatives.bank import NegativeBank
+from openood_interneg.negatives.inversion import Inverter
+from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.settings import InterNegSettings, Settings, setting
 
 

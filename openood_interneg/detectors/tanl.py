@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from openood_interneg.detectors.base import Detector, DetectorError, Scores, TextSpace
+from openood_interneg.detectors.base import Detector, DetectorError, Scores
 from openood_interneg.detectors.method import Method
 from openood_interneg.detectors.scoring import id_mass, logits
+from openood_interneg.negatives.text_space import TextSource, TextSpace
 from openood_interneg.settings import TextSpaceSettings, setting
 
 NOISE_IMAGES = 15  # three of each of five kinds
@@ -68,7 +69,7 @@ def noise_images(size: int, seed: int = 0) -> Tensor:
     return torch.from_numpy(np.concatenate([kind.astype(np.float32) for kind in kinds]))
 
 
-def tanl_space(source: Any, settings: TANLSettings) -> TextSpace:
+def tanl_space(source: TextSource, settings: TANLSettings) -> TextSpace:
     """The common space plus `extra["noise"]`, (15, D) unit features of the noise images."""
     space = source.build(settings)
     backbone = source.backbone

@@ -16,11 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from openood_interneg.detectors.base import Detector, DetectorError, Scores, TextSpace
+from openood_interneg.detectors.base import Detector, DetectorError, Scores
 from openood_interneg.detectors.method import FeatureKind, Method
 from openood_interneg.detectors.neglabel import NegLabel, NegLabelSettings
 from openood_interneg.detectors.neglabel import space as neglabel_space
 from openood_interneg.detectors.scoring import logits, max_softmax
+from openood_interneg.negatives.text_space import TextSource, TextSpace
 from openood_interneg.settings import MethodSettings, SettingsError, setting
 from openood_interneg.vlm.prompts import prompt_set
 from openood_interneg.vlm.trained_prompts import (
@@ -44,7 +45,7 @@ class TrainedSettings(MethodSettings):
     class_position: Literal["end", "front"] = setting("end", _POSITION_HELP)
 
 
-def _space(source: Any, labels: Tensor, negatives: Tensor | None = None, **extra: Tensor):
+def _space(source: TextSource, labels: Tensor, negatives: Tensor | None = None, **extra: Tensor):
     return TextSpace(
         labels=labels,
         logit_scale=source.backbone.logit_scale,
@@ -105,7 +106,7 @@ def locoop_input(settings: LoCoOpSettings) -> FeatureKind:
     return "image" if settings.score == "mcm" else "patches"
 
 
-def locoop_space(source: Any, settings: LoCoOpSettings) -> TextSpace:
+def locoop_space(source: TextSource, settings: LoCoOpSettings) -> TextSpace:
     """Labels: learned context `ctx` and the class name."""
     context = pick(read_checkpoint(settings.checkpoint), "ctx")
     position = settings.class_position
@@ -140,7 +141,7 @@ class LAPT(NegLabel):
         super().__init__(settings or LAPTSettings())
 
 
-def lapt_space(source: Any, settings: LAPTSettings) -> TextSpace:
+def lapt_space(source: TextSource, settings: LAPTSettings) -> TextSpace:
     """Labels behind `ctx`, mined words behind `ood_ctx`."""
     tensors = read_checkpoint(settings.checkpoint)
     words = neglabel_space(source, settings).negative_words
@@ -181,7 +182,7 @@ class NegPrompt(Detector):
         return Scores(own.argmax(dim=1), (own.amax(dim=1) - cosine.logsumexp(dim=1)).exp())
 
 
-def negprompt_space(source: Any, settings: NegPromptSettings) -> TextSpace:
+def negprompt_space(source: TextSource, settings: NegPromptSettings) -> TextSpace:
     """Labels behind `ctx_positive`; negatives: every class name behind each `ctx_negative`."""
     tensors = read_checkpoint(settings.checkpoint)
     options = {"position": settings.class_position, "stop": ""}
@@ -245,7 +246,7 @@ class LocalPrompt(Detector):
         return Scores(pred, max_softmax(cosine / settings.tau) + best)
 
 
-def local_prompt_space(source: Any, settings: LocalPromptSettings) -> TextSpace:
+def local_prompt_space(source: TextSource, settings: LocalPromptSettings) -> TextSpace:
     """Labels under the plain prompt, `local_ctx` with class names, `neg_ctx` without."""
     tensors = read_checkpoint(settings.checkpoint)
     local, negative = pick(tensors, "local_ctx"), pick(tensors, "neg_ctx")
@@ -296,7 +297,7 @@ class LSN(Detector):
         return Scores(cosine.argmax(dim=1), max_softmax(cosine / settings.tau) + absent)
 
 
-def lsn_space(source: Any, settings: LSNSettings) -> TextSpace:
+def lsn_space(source: TextSource, settings: LSNSettings) -> TextSpace:
     """Labels behind `yes.ctx`, and class names behind `no1.ctx`, `no2.ctx`, ..."""
     tensors = read_checkpoint(settings.checkpoint)
 
@@ -337,7 +338,7 @@ class IDLike(NegLabel):
         super().__init__(settings or IDLikeSettings())
 
 
-def id_like_space(source: Any, settings: IDLikeSettings) -> TextSpace:
+def id_like_space(source: TextSource, settings: IDLikeSettings) -> TextSpace:
     """Labels behind the ID context; OOD prompts of context, and of learned class tokens."""
     tensors = read_checkpoint(settings.checkpoint)
     backbone, names = source.backbone, source.class_names
@@ -400,7 +401,7 @@ class Supreme(Detector):
         return Scores(cosines[0].argmax(dim=1), score)
 
 
-def supreme_space(source: Any, settings: SupremeSettings) -> TextSpace:
+def supreme_space(source: TextSource, settings: SupremeSettings) -> TextSpace:
     """Prototypes as the file has them, normalised."""
     tensors, device = read_checkpoint(settings.checkpoint), source.backbone.device
     text = F.normalize(pick(tensors, "text_prototypes"), dim=-1).to(device)
@@ -478,7 +479,7 @@ class CLIPN(Detector):
         return Scores(yes.argmax(dim=1), ctw if self.settings.score == "ctw" else atd)
 
 
-def clipn_space(source: Any, settings: CLIPNSettings) -> TextSpace:
+def clipn_space(source: TextSource, settings: CLIPNSettings) -> TextSpace:
     """Labels by the backbone's tower, and by the checkpoint's "no" tower."""
     tensors = read_checkpoint(settings.checkpoint)
     templates = prompt_set(settings.label_prompt)

@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from openood_interneg.data.benchmark import Benchmark, BenchmarkError, ImageList
-from openood_interneg.data.encode import FeatureSource, ListedIdImages
+from openood_interneg.data.encode import FeatureSource, ListedIdImages, Progress
 from openood_interneg.data.image_lists import shared_names
 from openood_interneg.data.store import Store, digest
 from openood_interneg.data.views import method_features
@@ -35,8 +35,8 @@ from openood_interneg.evaluation.protocols import (
 )
 from openood_interneg.negatives.inversion import image_keys
 from openood_interneg.negatives.proxies import sample_per_class
+from openood_interneg.negatives.space_builder import TextSpaceBuilder
 from openood_interneg.negatives.stored_inversion import StoredInverter, stored_inverter
-from openood_interneg.negatives.text_space import Progress, SpaceSource
 from openood_interneg.settings import MethodSettings, SettingsError, as_mapping
 from openood_interneg.vlm.backbones import Backbone
 from openood_interneg.vlm.preprocess import Preprocess
@@ -94,7 +94,7 @@ class Evaluation:
             progress=progress,
         )
         train = benchmark.train
-        self.source = SpaceSource(
+        self.source = TextSpaceBuilder(
             backbone,
             benchmark.class_names,
             ListedIdImages(train, self.images) if train is not None else None,

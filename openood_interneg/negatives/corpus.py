@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
+from typing import Protocol
 
 from openood_interneg.settings import InternegError
 from openood_interneg.vlm.text_files import numbered_lines, read_bytes, read_text
@@ -120,6 +121,16 @@ class Corpus:
             [noun for noun in self.nouns if stays(noun, NOUN)],
             [adjective for adjective in self.adjectives if stays(adjective, ADJECTIVE)],
         )
+
+
+class CorpusSettings(Protocol):
+    """Which corpus, and how its words are compared; `TextSpaceSettings` is one."""
+
+    @property
+    def corpus(self) -> str: ...
+
+    @property
+    def ignore_case(self) -> bool: ...
 
 
 def load_corpus(source: str | Path) -> Corpus:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from openood_interneg.negatives.corpus import Corpus, deduplicate, load_corpus
+from openood_interneg.negatives.corpus import Corpus, CorpusSettings, deduplicate, load_corpus
 from openood_interneg.negatives.mining import Criterion, select
-from openood_interneg.settings import SettingsError, TextSpaceSettings
+from openood_interneg.negatives.text_space import TextSource
+from openood_interneg.settings import SettingsError
 
 
 class Pool(NamedTuple):
@@ -59,11 +60,12 @@ def mine_fraction(
     return tuple(words), torch.cat(parts)
 
 
-def candidates(source: Any, settings: TextSpaceSettings, keep_class_names: bool) -> Corpus:
+def candidates(source: TextSource, settings: CorpusSettings, keep_class_names: bool) -> Corpus:
     """The corpus; a word that is noun and adjective is a noun.
 
     Args:
-        source: an `evaluation.space.SpaceSource`.
+        source: of the class names.
+        settings: which corpus.
         keep_class_names: NegLabel and CSP leave words equal to a class name in the pool.
     """
     if not keep_class_names:

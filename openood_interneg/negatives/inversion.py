@@ -11,7 +11,7 @@ batch, order, process or device.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,6 +23,8 @@ from openood_interneg.settings import InternegError
 
 INIT_STD = 0.02
 CHUNK_BYTES = 512 * 2**20  # of activations while images are inverted
+
+Inverter = Callable[[Tensor, Tensor], Tensor]  # (B, D) features, (B,) keys -> (B, D) unit rows
 
 
 class PseudoPrompter(Protocol):

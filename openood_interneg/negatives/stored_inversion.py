@@ -12,6 +12,7 @@ import warnings
 import torch
 from torch import Tensor
 
+from openood_interneg.data.encode import backbone_key
 from openood_interneg.data.store import (
     Rows,
     Store,
@@ -22,9 +23,7 @@ from openood_interneg.data.store import (
     writing,
 )
 from openood_interneg.data.stored_files import discard
-from openood_interneg.detectors.base import Inverter
-from openood_interneg.negatives.inversion import LiveInverter
-from openood_interneg.negatives.text_space import backbone_key
+from openood_interneg.negatives.inversion import Inverter, LiveInverter
 from openood_interneg.settings import InterNegSettings
 from openood_interneg.vlm.backbones import Backbone
 from openood_interneg.vlm.prompts import prompt_set

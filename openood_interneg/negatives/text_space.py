@@ -1,353 +1,159 @@
-"""From a backbone, class names and ID images to the text space that a method asks for."""
+"""What a detector is fitted to, and what a method's recipe for it may ask for."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields
-from functools import partial
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from openood_interneg.data.classnames import check_tokens
-from openood_interneg.data.store import Entry, Rows, Store, digest, tensors_digest
-from openood_interneg.detectors.base import TextSpace
-from openood_interneg.detectors.method import Method
-from openood_interneg.negatives.corpus import Corpus, deduplicate, load_corpus, source_digest
-from openood_interneg.negatives.mining import (
-    Criterion,
-    Mined,
-    inter_modal,
-    intra_modal,
-    mine_ranked,
-    ranked,
-)
-from openood_interneg.negatives.proxies import base_cosine, image_proxies, sample_per_class
-from openood_interneg.negatives.stored_mining import mined_layout, pack, unpack
-from openood_interneg.settings import (
-    IdImageSettings,
-    LabelSettings,
-    MethodSettings,
-    SettingsError,
-    TextSpaceSettings,
-    as_mapping,
-)
+from openood_interneg.negatives.corpus import Corpus, CorpusSettings
+from openood_interneg.negatives.mining import Criterion, Mined
+from openood_interneg.settings import InternegError, LabelSettings, TextSpaceSettings
 from openood_interneg.vlm.backbones import Backbone
-from openood_interneg.vlm.prompts import prompt_set
 
-TEXTS_PER_SHARD = 8192
-
-Progress = Callable[[str, int, int], None]  # what, finished since the last call, total
-EncodeTexts = Callable[..., Tensor]
+Average = Literal["unit", "raw"]
 
 
-def backbone_key(backbone: Backbone) -> dict[str, str]:
-    """What of a backbone decides its features; every key of the store holds it.
+class TextSpaceError(InternegError, ValueError):
+    """Features that make no text space."""
 
-    `Backbone.digest` covers weights and architecture. The device is left out: its last bits
-    differ from run to run as well.
+
+@dataclass(frozen=True)
+class TextSpace:
+    """Everything that a detector knows besides the stream, on one device, float32.
+
+    Attributes:
+        labels: (C, D) unit text features e_i of the ID labels.
+        logit_scale: s = exp of CLIP's learned logit scale.
+        negatives: (M, D) unit text features of the mined negative texts, best first within a
+            part of speech, adjectives first; M may be 0.
+        proxies: (C, D) unit image proxies p_i (Eq. 7), or None where no ID image was given.
+        base: (C,) base cosines b_i (Eq. 8), or None.
+        image_base: (C,) mean cosine of a class's ID images with its proxy: the intra-modal
+            counterpart of `base`; or None.
+        negative_words: M words, or empty.
+        class_names: C names, or empty.
+        extra: what single methods need besides (documented by them), by name.
     """
-    return {"weights": backbone.digest, "precision": backbone.precision}
+
+    labels: Tensor
+    logit_scale: float
+    negatives: Tensor
+    proxies: Tensor | None = None
+    base: Tensor | None = None
+    image_base: Tensor | None = None
+    negative_words: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("labels", "negatives", "proxies", "base", "image_base"):
+            tensor = getattr(self, name)
+            if tensor is not None and not bool(torch.isfinite(tensor).all()):
+                raise TextSpaceError(f"the text space's {name} contain NaN or infinity")
+        if self.proxies is not None and len(self.proxies) != len(self.labels):
+            raise TextSpaceError(
+                f"{len(self.proxies)} image proxies for {len(self.labels)} labels: the class "
+                "names and the ID images do not belong together"
+            )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.labels.device
+
+    def to(self, device: str | torch.device) -> TextSpace:
+        """The same space on another device."""
+
+        def move(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device)
+
+        return replace(
+            self,
+            labels=self.labels.to(device),
+            negatives=self.negatives.to(device),
+            proxies=move(self.proxies),
+            base=move(self.base),
+            image_base=move(self.image_base),
+            extra={name: tensor.to(device) for name, tensor in self.extra.items()},
+        )
 
 
 class IdImages(Protocol):
-    """Labelled ID images of which only those asked for are read."""
+    """Labelled ID images of which only those asked for are read.
 
-    labels: np.ndarray  # (n,) int
+    Attributes:
+        labels: (n,) integer label of each image.
+    """
+
+    @property
+    def labels(self) -> np.ndarray: ...
 
     def features(self, indices: np.ndarray) -> Tensor:
         """(len(indices), D) float32 unit image features."""
 
 
-class SpaceSource:
-    """Makes text spaces for one backbone and one set of classes; what they share is kept.
+class TextSource(Protocol):
+    """What a recipe may ask for; `space_builder.TextSpaceBuilder` is one.
 
-    Args:
-        backbone: the frozen model.
+    Attributes:
         class_names: C names, in label order.
-        id_images: ID training images; None where no method needs proxies.
-        store: where text features are kept between runs.
-        progress: told of texts encoded.
+        backbone: the frozen model.
+        id_images: ID training images, or None.
     """
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        class_names: Sequence[str],
-        id_images: IdImages | None = None,
-        store: Store | None = None,
-        progress: Progress | None = None,
-    ):
-        self.backbone = backbone
-        self.class_names = tuple(class_names)
-        self.id_images = id_images
-        self.store = store or Store(None)
-        self.progress = progress or (lambda what, done, total: None)
-        self._spaces: dict[str, TextSpace] = {}
-        self._labels: dict[tuple[str, ...], Tensor] = {}
-        self._mined: dict[str, Mined] = {}
-        self._proxies: dict[tuple, tuple[Tensor, Tensor]] = {}
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
 
-    def space_for(self, method: Method, settings: MethodSettings) -> TextSpace:
-        """The text space that a method wants: its own recipe, or the common one (`build`)."""
-        if method.space is None:
-            return self.build(settings)
-        key = digest([method.name, as_mapping(settings)])
-        if key not in self._spaces:
-            self._spaces[key] = method.space(self, settings)
-        return self._spaces[key]
+    @property
+    def backbone(self) -> Backbone: ...
 
-    def build(self, settings: LabelSettings) -> TextSpace:
-        """Labels and, as far as the settings speak of them, mined negatives and proxies.
-
-        Built once per distinct settings.
-
-        Raises:
-            SettingsError: inter-modal negatives asked for without ID images.
-        """
-        key = digest(_space_key(settings))
-        if key not in self._spaces:
-            self._spaces[key] = self._build(settings)
-        return self._spaces[key]
-
-    def _build(self, settings: LabelSettings) -> TextSpace:
-        labels = self.labels(settings.label_prompt)
-        proxies = base = image_base = None
-        if self.id_images is not None and settings.reads_id_images:
-            proxies, image_base = self.proxies(settings)
-            base = base_cosine(labels, proxies)
-        if not mines(settings):
-            negatives, words = labels[:0], ()
-        else:
-            mined = self.mined(settings)
-            negatives, words = mined.features, mined.words
-        return TextSpace(
-            labels=labels,
-            logit_scale=self.backbone.logit_scale,
-            negatives=negatives,
-            proxies=proxies,
-            base=base,
-            image_base=image_base,
-            negative_words=words,
-            class_names=self.class_names,
-        )
-
-    # ---- the parts -----------------------------------------------------------------------
+    @property
+    def id_images(self) -> IdImages | None: ...
 
     def labels(self, prompt: str) -> Tensor:
-        """(C, D) unit text features e_i of the class names.
+        """(C, D) unit text features of the class names under a prompt set."""
 
-        Raises:
-            ClassNameError: names that the tokenizer makes one text of.
+    def texts(
+        self, words: Sequence[str], prompt: str, what: str = "texts", *, average: Average = "unit"
+    ) -> Iterator[Tensor]:
+        """Unit text features of words under a prompt set, in chunks (n_k, D), kept on disk.
+
+        Args:
+            words: n texts.
+            prompt: prompt set or template.
+            what: names the texts in the progress.
+            average: over the templates, of unit features, or of features as they are before
+                normalisation.
         """
-        templates = prompt_set(prompt)
-        if templates not in self._labels:
-            # Here, since how much of a name the tokenizer sees depends on the prompt around it.
-            check_tokens(self.class_names, self.backbone.tokenizer, templates)
-            self._labels[templates] = torch.cat(
-                list(self.texts(self.class_names, prompt, "labels"))
-            )
-        return self._labels[templates]
 
-    def proxies(self, settings: IdImageSettings) -> tuple[Tensor, Tensor]:
-        """Image proxies (C, D) and each class's mean cosine with its own proxy (C,).
-
-        Raises:
-            SettingsError: without ID images. ProxyError: a class without any.
-        """
-        if self.id_images is None:
-            raise SettingsError(
-                "image proxies (Eq. 7) need ID training images; give them, or set negatives: intra"
-            )
-        key = (settings.images_per_class, settings.proxy_select, settings.proxy_seed)
-        if key not in self._proxies:
-            labels = np.asarray(self.id_images.labels)
-            chosen = sample_per_class(
-                labels,
-                len(self.class_names),
-                settings.images_per_class,
-                select=settings.proxy_select,
-                seed=settings.proxy_seed,
-                class_names=self.class_names,
-            )
-            features = self.id_images.features(chosen).to(self.backbone.device)
-            own = torch.as_tensor(labels[chosen], device=features.device)
-            proxies = image_proxies(features, own, len(self.class_names))
-            to_own = (features * proxies[own]).sum(dim=1)
-            sums = torch.zeros(len(proxies), device=features.device).index_add_(0, own, to_own)
-            self._proxies[key] = proxies, sums / torch.bincount(own, minlength=len(proxies))
-        return self._proxies[key]
-
-    def corpus(self, settings: TextSpaceSettings) -> Corpus:
-        """The corpus without class names and doubles."""
-        return deduplicate(
-            load_corpus(settings.corpus), self.class_names, ignore_case=settings.ignore_case
-        )
-
-    def mined(self, settings: TextSpaceSettings) -> Mined:
-        """Negative texts as the settings select them (Eqs. 9, 10, or NegLabel's)."""
-        key = digest(_space_key(settings))
-        if key not in self._mined:
-            self._mined[key] = self._mine(settings)
-        return self._mined[key]
-
-    def _mine(self, settings: TextSpaceSettings) -> Mined:
-        layout = mined_layout(self.backbone.embed_dim)
-        entry = self.store.entry("mined", self._mining_key(settings), 1, 1, layout)
-        mined = None
-        if entry.verified():  # then the corpus need not even be read
-            mined = unpack(entry.read(0), self.backbone.device)
-        if mined is None:
-            mined = self._mine_anew(settings)
-            entry.fill(lambda shards: iter([pack(mined)] * len(shards)))
-        if not mined.words:
-            warnings.warn(
-                f"no text of the corpus '{settings.corpus}' is farther from every image proxy than "
-                "the class's own label; there are no negative texts and every score is 1 until "
-                "the bank has entries. Use another corpus, or negatives: intra",
-                stacklevel=2,
-            )
-        return mined
-
-    def _mining_key(self, settings: TextSpaceSettings) -> dict:
-        """Everything that decides what `_mine_anew` finds."""
-        key = self._criterion_key(settings)
-        if self.id_images is not None and settings.reads_id_images:
-            key["proxies"] = tensors_digest({"proxies": self.proxies(settings)[0]})
-        return key | {
-            **backbone_key(self.backbone),
-            "corpus": source_digest(settings.corpus),
-            "classes": digest(self.class_names),
-            "ignore_case": settings.ignore_case,
-            "prompts": [prompt_set(settings.noun_prompt), prompt_set(settings.adjective_prompt)],
-            "M": settings.num_negatives,
-        }
-
-    def _mine_anew(self, settings: TextSpaceSettings) -> Mined:
-        corpus = self.corpus(settings)
-        labels = self.labels(settings.label_prompt)
-        if self.id_images is not None and settings.reads_id_images:
-            proxies, _ = self.proxies(settings)
-            base = base_cosine(labels, proxies)
-        else:  # intra-modal; nothing to measure the deviation against
-            proxies, base = torch.zeros_like(labels), labels.new_zeros(len(labels))
-        return mine_ranked(
-            corpus.nouns,
-            self.ranked(corpus.nouns, settings.noun_prompt, "nouns", settings),
-            corpus.adjectives,
-            self.ranked(corpus.adjectives, settings.adjective_prompt, "adjectives", settings),
-            settings.num_negatives,
-            proxies,
-            base,
-        )
+    def corpus(self, settings: CorpusSettings) -> Corpus:
+        """The corpus of the settings without class names and doubles."""
 
     def criterion(self, settings: TextSpaceSettings) -> Criterion:
         """How texts qualify and rank under the settings."""
-        labels = self.labels(settings.label_prompt)
-        if settings.negatives == "intra":
-            return intra_modal(labels, settings.intra_quantile, settings.intra_quantile_rule)
-        proxies, _ = self.proxies(settings)
-        return inter_modal(proxies, base_cosine(labels, proxies))
 
-    def _criterion_key(self, settings: TextSpaceSettings) -> dict:
-        """What decides the ranks of texts beside the texts."""
-        labels = self.labels(settings.label_prompt)
-        if settings.negatives == "intra":
-            rule = [settings.intra_quantile, settings.intra_quantile_rule]
-            return {"intra": rule, "labels": tensors_digest({"labels": labels})}
-        proxies, _ = self.proxies(settings)
-        return {"inter": tensors_digest({"labels": labels, "proxies": proxies})}
+    def mined(self, settings: TextSpaceSettings) -> Mined:
+        """The negative texts that the settings select."""
 
-    def ranked(
-        self, words: Sequence[str], prompt: str, what: str, settings: TextSpaceSettings
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """As `texts`, each chunk with its ranks under the settings' criterion, kept on disk, too.
-
-        Yields:
-            (n_k, D) unit rows, (n_k,) ranks.
-        """
-        texts = self._texts(words, prompt, what)
-        if not texts.rows:
-            return
-        key = texts.key | {"criterion": self._criterion_key(settings)}
-        layout = {"rank": Rows(values="number")}
-        entry = self.store.entry("ranks", key, texts.rows, texts.shard_rows, layout)
-        criterion = self.criterion(settings)
-
-        def compute(shards: list[int]) -> Iterator[dict[str, Tensor]]:
-            for shard in shards:
-                features = texts.read(shard)["features"].to(self.backbone.device)
-                yield {"rank": ranked(features, criterion)}
-
-        entry.fill(compute)
-        device = self.backbone.device
-        for shard in range(entry.shards):
-            yield texts.read(shard)["features"].to(device), entry.read(shard)["rank"].to(device)
-
-    def texts(
-        self,
-        words: Sequence[str],
-        prompt: str,
-        what: str = "texts",
-        *,
-        encode: EncodeTexts | None = None,
-        kind: str = "texts",
-    ) -> Iterator[Tensor]:
-        """Text features of words under a prompt set, in chunks (n_k, D), kept on disk.
-
-        Encoding resumes at the first missing shard; memory holds one chunk at a time.
-
-        Args:
-            encode: (backbone, words, templates, progress) -> (n, D) unit rows, in place of
-                `Backbone.encode_prompts`; what it makes is kept under a `kind` of its own.
-        """
-        entry = self._texts(words, prompt, what, encode, kind)
-        for shard in range(entry.shards):
-            yield entry.read(shard)["features"].to(self.backbone.device)
-
-    def _texts(
-        self,
-        words: Sequence[str],
-        prompt: str,
-        what: str,
-        encode: EncodeTexts | None = None,
-        kind: str = "texts",
-    ) -> Entry:
-        templates = prompt_set(prompt)
-        backbone = self.backbone
-        encode = backbone.encode_prompts if encode is None else partial(encode, backbone)
-        key = {
-            **backbone_key(backbone),
-            "templates": templates,
-            "words": digest(list(words)),
-        }
-        layout = {"features": Rows((backbone.embed_dim,), values="unit")}
-        entry = self.store.entry(kind, key, len(words), TEXTS_PER_SHARD, layout)
-
-        def compute(shards: list[int]) -> Iterator[dict[str, Tensor]]:
-            total = len(words) * len(templates)
-            for shard in shards:
-                chunk = words[entry.span(shard)]
-                features = encode(
-                    chunk, templates, progress=lambda n: self.progress(what, n, total)
-                )
-                yield {"features": features}
-
-        entry.fill(compute)
-        return entry
+    def build(self, settings: LabelSettings) -> TextSpace:
+        """The common text space: labels and, by the settings, mined negatives and proxies."""
 
 
-def mines(settings: LabelSettings) -> bool:
-    """Whether a text space with these settings has mined negative texts."""
-    has = isinstance(settings, TextSpaceSettings)
-    return has and settings.negatives != "none" and settings.num_negatives > 0
+class SpaceRecipe(Protocol):
+    """A method, as far as its text space is concerned.
 
+    Attributes:
+        name: of the method.
+        space: (source, settings of the method) -> text space; None for `TextSource.build`.
+    """
 
-def _space_key(settings: LabelSettings) -> dict:
-    """The settings that decide a text space, and whether ID images are part of it."""
-    names = {f.name for f in fields(TextSpaceSettings)}
-    own = {name: value for name, value in as_mapping(settings).items() if name in names}
-    return own | {"ID images": settings.reads_id_images}
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def space(self) -> Callable[[Any, Any], TextSpace] | None: ...

@@ -25,8 +25,8 @@ from openood_interneg.detectors.base import Detector
 from openood_interneg.detectors.method import Method
 from openood_interneg.detectors.registry import get_method, list_methods
 from openood_interneg.evaluation.protocols import FeatureSet
+from openood_interneg.negatives.space_builder import TextSpaceBuilder
 from openood_interneg.negatives.stored_inversion import StoredInverter, stored_inverter
-from openood_interneg.negatives.text_space import SpaceSource
 from openood_interneg.plugin.classes import check_loaders
 from openood_interneg.plugin.inputs import encode_patches, encode_views
 from openood_interneg.plugin.loaders import (
@@ -221,7 +221,7 @@ class DetectorPostprocessor(BasePostprocessor):
         root = default_root() if self._cache_dir in (None, True) else self._cache_dir or None
         store = Store(None if root is None else Path(root))
         self._clip, self._train = clip, dataset
-        self._source = SpaceSource(clip.clip, clip.class_names, images, store, _TextBar())
+        self._source = TextSpaceBuilder(clip.clip, clip.class_names, images, store, _TextBar())
         self._detector = None
         self.setup_flag = True
         _ = self.detector
@@ -356,7 +356,7 @@ class DetectorPostprocessor(BasePostprocessor):
     def _forget(self) -> None:
         self._clip: ClipZeroShot | None = None
         self._train = None
-        self._source: SpaceSource | None = None
+        self._source: TextSpaceBuilder | None = None
         self._detector: Detector | None = None
         self._inverter: StoredInverter | None = None
         self._seen = 0

@@ -22,7 +22,7 @@ from openood_interneg.detectors.base import Detector
 from openood_interneg.detectors.method import Method
 from openood_interneg.evaluation.protocols import mixed_order
 from openood_interneg.negatives.inversion import image_keys
-from openood_interneg.negatives.text_space import mines
+from openood_interneg.negatives.space_builder import mines
 from openood_interneg.reproduce.error_types import text_logits
 
 THUMBNAIL = 72

@@ -413,7 +413,7 @@ def test_a_manifest_says_whose_it_is(tmp_path):
 
 
 def test_mined_texts_that_are_damaged_are_mined_anew(tmp_path):
-    from openood_interneg.negatives.text_space import SpaceSource
+    from openood_interneg.negatives.space_builder import TextSpaceBuilder
     from openood_interneg.settings import TextSpaceSettings
     from openood_interneg.vlm.backbones import load_backbone
 
@@ -423,7 +423,9 @@ def test_mined_texts_that_are_damaged_are_mined_anew(tmp_path):
     clip = load_backbone("miniature")
 
     def mined():
-        return SpaceSource(clip, ["circle", "star"], None, Store(tmp_path / "s")).mined(settings)
+        return TextSpaceBuilder(clip, ["circle", "star"], None, Store(tmp_path / "s")).mined(
+            settings
+        )
 
     first = mined()
     (path,) = (tmp_path / "s" / "mined").glob("*/*.safetensors")

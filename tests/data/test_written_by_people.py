@@ -104,21 +104,21 @@ def test_a_network_refuses_names_that_are_the_same():
 
 
 def test_names_alike_within_the_tokens_that_the_model_reads_are_refused_by_all():
-    from openood_interneg.negatives.text_space import SpaceSource
+    from openood_interneg.negatives.space_builder import TextSpaceBuilder
     from openood_interneg.plugin.network import ClipZeroShot
     from openood_interneg.vlm.backbones import load_backbone
 
     backbone = load_backbone("miniature")
     names = ("very " * 100 + "old", "cat", "very " * 100 + "new")
     with pytest.raises(ClassNameError, match=r"\(class names 0 and 2\).*shorten or rename"):
-        SpaceSource(backbone, names).labels("nice")
+        TextSpaceBuilder(backbone, names).labels("nice")
     with pytest.raises(ClassNameError, match=r"\(class names 0 and 2\)"):
         ClipZeroShot(backbone, names)
     # how much of a name is read depends on the prompt: these two differ at the 75th word
     names = ("very " * 74 + "old", "very " * 74 + "new")
-    SpaceSource(backbone, names).labels("{}")
+    TextSpaceBuilder(backbone, names).labels("{}")
     with pytest.raises(ClassNameError, match="CLIP sees no difference"):
-        SpaceSource(backbone, names).labels("a photo of a {}")
+        TextSpaceBuilder(backbone, names).labels("a photo of a {}")
 
 
 # Names of sets

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from openood_interneg.detectors.base import TextSpace
 from openood_interneg.detectors.interneg import InterNeg
 from openood_interneg.negatives.corpus import Corpus, deduplicate
 from openood_interneg.negatives.inversion import invert
 from openood_interneg.negatives.mining import inter_modal, mine
 from openood_interneg.negatives.proxies import base_cosine, image_proxies
+from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.settings import InterNegSettings
 from openood_interneg.vlm.backbones import load_backbone
 

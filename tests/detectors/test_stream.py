@@ -9,13 +9,14 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openood_interneg.detectors.base import DetectorError, TextSpace
+from openood_interneg.detectors.base import DetectorError
 from openood_interneg.detectors.interneg import InterNeg
 from openood_interneg.detectors.neglabel import NegLabel, NegLabelSettings
 from openood_interneg.detectors.protections import ProtectedInterNeg, ProtectionSettings
 from openood_interneg.detectors.registry import get_method, list_methods
 from openood_interneg.evaluation.protocols import FeatureSet, mixed_order, run_mixed, run_openood
 from openood_interneg.negatives.bank import NegativeBank
+from openood_interneg.negatives.text_space import TextSpace, TextSpaceError
 from openood_interneg.settings import InterNegSettings, SettingsError
 
 D, C, M = 12, 4, 30
@@ -301,11 +302,11 @@ class TestRefusals:
             InterNeg().fit(make_space())
 
     def test_class_count(self):
-        with pytest.raises(DetectorError, match="3 image proxies for 4 labels"):
+        with pytest.raises(TextSpaceError, match="3 image proxies for 4 labels"):
             TextSpace(unit(4), 1.0, unit(2), proxies=unit(3))
 
     def test_nan_in_the_space(self):
-        with pytest.raises(DetectorError, match="negatives contain NaN"):
+        with pytest.raises(TextSpaceError, match="negatives contain NaN"):
             TextSpace(unit(4), 1.0, torch.full((1, D), float("nan")))
 
     def test_unknown_method(self):

@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 from openood_interneg.detectors.adaneg import METHOD as ADANEG
 from openood_interneg.detectors.adaneg import AdaNeg, AdaNegSettings, pseudo_labels
-from openood_interneg.detectors.base import DetectorError, TextSpace
+from openood_interneg.detectors.base import DetectorError
 from openood_interneg.detectors.cover import METHOD as COVER
 from openood_interneg.detectors.cover import CoVer, CoVerSettings
 from openood_interneg.detectors.mcm import MCM
@@ -29,7 +29,8 @@ from openood_interneg.detectors.tanl import (
     otsu_threshold,
     tanl_space,
 )
-from openood_interneg.negatives.text_space import SpaceSource
+from openood_interneg.negatives.space_builder import TextSpaceBuilder
+from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.settings import SettingsError, as_mapping
 from openood_interneg.vlm.backbones import load_backbone
 
@@ -567,7 +568,7 @@ def test_tanl_space(golden, tmp_path):
     backbone = load_backbone(golden / "tiny_clip.safetensors")
     words = tmp_path / "words.txt"
     words.write_text("\n".join(f"word{i}" for i in range(25)))
-    source = SpaceSource(backbone, ["cat", "dog", "ship"])
+    source = TextSpaceBuilder(backbone, ["cat", "dog", "ship"])
     method = get_method("tanl")
     settings = method.make_settings({"corpus": str(words)})
     space = source.space_for(method, settings)

@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 
 from openood_interneg.data.classnames import class_names
 from openood_interneg.detectors import clipscope, csp, eoe, id_features, neglabel
-from openood_interneg.detectors.base import DetectorError, TextSpace
+from openood_interneg.detectors.base import DetectorError
 from openood_interneg.detectors.clipscope import CLIPScope, CLIPScopeSettings, earlier_same
 from openood_interneg.detectors.csp import CSP, CSPSettings
 from openood_interneg.detectors.energy import Energy, EnergySettings
@@ -28,10 +28,12 @@ from openood_interneg.detectors.neglabel import NegLabel, NegLabelSettings
 from openood_interneg.detectors.registry import get_method
 from openood_interneg.detectors.scoring import group_order
 from openood_interneg.negatives.corpus import deduplicate, load_corpus
-from openood_interneg.negatives.csp import SUPERCLASSES, conjugate, encode_ensemble
+from openood_interneg.negatives.csp import SUPERCLASSES, conjugate
 from openood_interneg.negatives.fraction import Pool, fraction_count, mine_fraction
 from openood_interneg.negatives.mining import intra_modal
-from openood_interneg.negatives.text_space import SpaceSource
+from openood_interneg.negatives.raw_average import encode_ensemble
+from openood_interneg.negatives.space_builder import TextSpaceBuilder
+from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.settings import SettingsError, as_mapping
 from openood_interneg.vlm.backbones import load_backbone
 from openood_interneg.vlm.prompts import prompt_set
@@ -442,7 +444,7 @@ class FakeImages:
 
 
 def FakeSource(names, images=None):
-    return SpaceSource(FakeBackbone(), names, images)
+    return TextSpaceBuilder(FakeBackbone(), names, images)
 
 
 ID_NAMES = ["cat", "sea lion", "Ship", "truck", "oak tree"]
@@ -557,7 +559,7 @@ def test_average_of_unnormalised_features(tiny):
 
 @pytest.mark.parametrize("averaging", ["raw", "unit"])
 def test_csp_texts(tiny, corpus_file, averaging):
-    source = SpaceSource(tiny, ID_NAMES)
+    source = TextSpaceBuilder(tiny, ID_NAMES)
     settings = CSPSettings(corpus=corpus_file, fraction=0.5, averaging=averaging)
     found = source.space_for(get_method("csp"), settings)
 
@@ -586,14 +588,14 @@ def test_csp_texts(tiny, corpus_file, averaging):
 def test_csps_veto_ranks_class_names_last(tiny, corpus_file):
     # All nouns but one: the one left out must be a class name, though its quantile is not largest.
     options = {"corpus": corpus_file, "fraction": 28.5 / 30, "label_prompt": "csp"}
-    source = SpaceSource(tiny, ["cat", "ship", *ADJECTIVES[:9]])
+    source = TextSpaceBuilder(tiny, ["cat", "ship", *ADJECTIVES[:9]])
     settings = CSPSettings(**options, excluded="none", veto=0.9999)
     kept = source.space_for(get_method("csp"), settings).negative_words
     assert {"cat", "ship"}.isdisjoint(kept)
 
 
 def test_csp_with_neglabels_texts_is_neglabel(tiny, corpus_file):
-    source = SpaceSource(tiny, ID_NAMES)
+    source = TextSpaceBuilder(tiny, ID_NAMES)
     paper = get_method("neglabel").presets["neglabel_paper"]
     common = {**paper, "corpus": corpus_file, "fraction": 0.4, "groups": 3}
     ours = CSPSettings(**common, excluded="none", superclasses="none", veto=1.0)

@@ -20,7 +20,7 @@ from sklearn.metrics import roc_auc_score
 
 from openood_interneg.detectors import captions as captions_module
 from openood_interneg.detectors import trained as trained_module
-from openood_interneg.detectors.base import DetectorError, TextSpace
+from openood_interneg.detectors.base import DetectorError
 from openood_interneg.detectors.captions import (
     ANTS,
     ZOC,
@@ -50,7 +50,8 @@ from openood_interneg.detectors.trained import (
     SupremeSettings,
 )
 from openood_interneg.negatives.inversion import image_key, image_keys
-from openood_interneg.negatives.text_space import SpaceSource
+from openood_interneg.negatives.space_builder import TextSpaceBuilder
+from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.settings import SettingsError, as_mapping
 from openood_interneg.vlm.backbones import load_backbone
 from openood_interneg.vlm.patches import PatchError, encode_with_patches
@@ -82,7 +83,7 @@ def backbone(golden):
 
 @pytest.fixture(scope="module")
 def source(backbone):
-    return SpaceSource(backbone, NAMES)
+    return TextSpaceBuilder(backbone, NAMES)
 
 
 @pytest.fixture(scope="module")

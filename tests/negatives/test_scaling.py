@@ -17,12 +17,11 @@ import torch.nn.functional as F
 from openood_interneg.data.distributed import SharedStore, World
 from openood_interneg.data.store import Store, read_tensors
 from openood_interneg.demo.benchmark import write_benchmark
-from openood_interneg.detectors.base import TextSpace
 from openood_interneg.detectors.interneg import InterNeg
-from openood_interneg.negatives import inversion
-from openood_interneg.negatives import text_space as space
+from openood_interneg.negatives import inversion, space_builder, stored_texts
 from openood_interneg.negatives.inversion import LiveInverter, draw, invert
-from openood_interneg.negatives.text_space import SpaceSource
+from openood_interneg.negatives.space_builder import TextSpaceBuilder
+from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.settings import InterNegSettings, SettingsError, TextSpaceSettings
 from openood_interneg.vlm.backbones import Backbone
 from openood_interneg.vlm.preprocess import Preprocess
@@ -337,7 +336,7 @@ def test_ranks_are_merged_from_any_shards(tmp_path, monkeypatch):
 
     def mined(root):
         images = SimpleNamespace(labels=np.arange(3), features=lambda at: near[torch.tensor(at)])
-        source = SpaceSource(backbone, ["ant", "bee", "cow"], images, Store(root))
+        source = TextSpaceBuilder(backbone, ["ant", "bee", "cow"], images, Store(root))
         labels = source.labels("a photo of a {}")
         near = F.normalize(labels + 0.05 * torch.eye(*labels.shape), dim=1)
         settings = TextSpaceSettings(
@@ -350,7 +349,7 @@ def test_ranks_are_merged_from_any_shards(tmp_path, monkeypatch):
 
     whole = mined(None)
     assert len(whole.words) > 0 and whole.passing["noun"] > 3
-    monkeypatch.setattr(space, "TEXTS_PER_SHARD", 3)
+    monkeypatch.setattr(stored_texts, "TEXTS_PER_SHARD", 3)
     for turn in range(3):
         again = mined(tmp_path / "store")
         assert again.words == whole.words and again.passing == whole.passing
@@ -373,14 +372,14 @@ def test_mined_texts_are_kept_whole(tmp_path, monkeypatch):
     )
 
     def mined():
-        return SpaceSource(backbone, ["ant", "bee"], None, Store(tmp_path / "store")).mined(
+        return TextSpaceBuilder(backbone, ["ant", "bee"], None, Store(tmp_path / "store")).mined(
             settings
         )
 
     first = mined()
     assert len(first.words) == 3
     with monkeypatch.context() as patch:
-        for module, name in ((space, "load_corpus"), (Backbone, "encode_text")):
+        for module, name in ((space_builder, "load_corpus"), (Backbone, "encode_text")):
             patch.setattr(module, name, lambda *a, **k: pytest.fail("the work was done again"))
         again = mined()
     assert (again.words, again.parts_of_speech, again.passing) == (
@@ -394,7 +393,7 @@ def test_mined_texts_are_kept_whole(tmp_path, monkeypatch):
 
 
 def test_inter_modal_negatives_without_id_images_are_refused():
-    source = SpaceSource(random_clip(), ["ant", "bee"])
+    source = TextSpaceBuilder(random_clip(), ["ant", "bee"])
     with pytest.raises(SettingsError, match=r"need ID training images.*negatives: intra"):
         source.mined(TextSpaceSettings(negatives="inter"))
 

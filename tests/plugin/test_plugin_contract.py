@@ -20,7 +20,7 @@ if REAL_MISSING is None:
     from openood_interneg.data.benchmark import load_benchmark
     from openood_interneg.evaluation.evaluate import Evaluation
     from openood_interneg.evaluation.protocols import FeatureSet, stream
-    from openood_interneg.negatives.text_space import SpaceSource
+    from openood_interneg.negatives.space_builder import TextSpaceBuilder
     from openood_interneg.plugin import network
     from openood_interneg.plugin.baselines import BASELINES, BaselineError, run_baseline
     from openood_interneg.plugin.device import following
@@ -180,8 +180,10 @@ def test_full_spectrum(net, root, settings, protocol):
 
 def test_search_by_name_and_by_instance(net, root, configs, monkeypatch):
     mined = []
-    genuine = SpaceSource._mine
-    monkeypatch.setattr(SpaceSource, "_mine", lambda self, s: mined.append(s) or genuine(self, s))
+    genuine = TextSpaceBuilder._mine
+    monkeypatch.setattr(
+        TextSpaceBuilder, "_mine", lambda self, s: mined.append(s) or genuine(self, s)
+    )
     by_name = ours(net, root, config_root=configs / "aps", postprocessor_name="interneg")
     assert by_name.postprocessor.hyperparam_search_done
     chosen = by_name.postprocessor.get_hyperparam()

@@ -16,8 +16,8 @@ from openood_interneg.data.store import Store
 from openood_interneg.demo.world import FAR_KINDS, ID_KINDS, draw, image_rng
 from openood_interneg.detectors.registry import get_method, list_methods
 from openood_interneg.evaluation.protocols import run_mixed, stream
+from openood_interneg.negatives.space_builder import TextSpaceBuilder
 from openood_interneg.negatives.stored_inversion import live_inverter
-from openood_interneg.negatives.text_space import SpaceSource
 from openood_interneg.plugin.device import following
 from openood_interneg.plugin.inputs import encode_patches
 from openood_interneg.plugin.loaders import LoaderError, LoaderImages, dataset_labels, keys_of
@@ -259,8 +259,10 @@ def test_hyperparameters_go_by_the_sweeps_order():
 
 def test_only_settings_of_the_text_space_mine_again(net, options, loaders, monkeypatch):
     mined = []
-    genuine = SpaceSource._mine
-    monkeypatch.setattr(SpaceSource, "_mine", lambda self, s: mined.append(s) or genuine(self, s))
+    genuine = TextSpaceBuilder._mine
+    monkeypatch.setattr(
+        TextSpaceBuilder, "_mine", lambda self, s: mined.append(s) or genuine(self, s)
+    )
     sweep = {"beta_list": [0.3], "bank_capacity_list": [5], "num_negatives_list": [3]}
     made = InterNegPostprocessor(config(sweep=sweep), **options)
     made.setup(net, loaders, {})
@@ -282,7 +284,7 @@ def test_inference_is_the_detectors_replay(net, options, loaders):
     assert pred.dtype.kind == label.dtype.kind == "i" and conf.shape == (24,)
 
     images = LoaderImages(loaders["train"], net)
-    source = SpaceSource(net.clip, ID_KINDS, images, Store(None))
+    source = TextSpaceBuilder(net.clip, ID_KINDS, images, Store(None))
     method, settings = get_method("interneg"), made.settings
     detector = method.make(settings, live_inverter(net.clip, settings))
     detector.fit(source.space_for(method, settings))
