@@ -26,7 +26,7 @@ from openood_interneg.application.state import (
     write_state,
 )
 from openood_interneg.data.images import ImageLimits
-from openood_interneg.detectors.base import DetectorError, TextSpace
+from openood_interneg.detectors.base import DetectorError
 from openood_interneg.negatives.proxies import sample_per_class
 from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.settings import SettingsError, as_mapping, shown
