@@ -27,7 +27,7 @@ import torch
 from common import machine, write
 from torch import Tensor
 
-from openood_interneg.data.images import content_key
+from openood_interneg.data.image_ids import content_id
 from openood_interneg.data.store import Store
 from openood_interneg.demo.world import FAR_KINDS, ID_KINDS, NEAR_KINDS, draw, image_rng
 from openood_interneg.detectors.adaneg import AdaNeg, AdaNegSettings
@@ -78,7 +78,7 @@ def drawn(clip: Backbone, kinds, stream: str, count: int, first: int = 0) -> Poo
         for i in range(begin, min(begin + 64, first + count)):
             image = draw(kinds[i % len(kinds)], image_rng(0, stream, i))
             pixels.append(transform(image))
-            keys.append(content_key(image))
+            keys.append(content_id(image))
         rows.append(clip.encode_image(torch.stack(pixels)))
     return Pool(torch.cat(rows), torch.tensor(keys))
 

@@ -36,12 +36,12 @@ from openood_interneg.application.saving import Saved
 from openood_interneg.application.state import StateError, chained
 from openood_interneg.application.turns import Mode, Turn, Turns
 from openood_interneg.data.encode import Progress
+from openood_interneg.data.image_ids import content_id
 from openood_interneg.data.images import (
     ImageError,
     ImageLimits,
     as_image,
     as_sources,
-    content_key,
 )
 from openood_interneg.data.prefetch import encoded_ahead
 from openood_interneg.data.store import Store, default_root
@@ -399,7 +399,7 @@ class InterNegDetector(Saved):
         image = as_image(source, self.limits)
         if self._transform is None:
             self._transform = self.preprocess.transform()
-        return self._transform(image), content_key(image)
+        return self._transform(image), content_id(image)
 
     def _encode(
         self, sources: Sequence[Any], tell: Callable[[int], None] = lambda n: None

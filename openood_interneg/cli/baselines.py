@@ -9,10 +9,10 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from openood_interneg.data.benchmark import ImageList
+from openood_interneg.data.image_ids import image_ids
 from openood_interneg.data.images import ImageError, ImageFiles
 from openood_interneg.evaluation.evaluate import Evaluation
 from openood_interneg.evaluation.protocols import FeatureSet, Run
-from openood_interneg.negatives.inversion import image_keys
 from openood_interneg.negatives.proxies import sample_per_class
 
 # Methods that fit to the training images get all of them up to here, else some of each class.
@@ -84,7 +84,7 @@ def _train(evaluation: Evaluation, pixels: bool, batch_size: int) -> FeatureSet 
     if pixels:
         return _loader(evaluation, train, batch_size)
     features = evaluation.images.features(train)
-    return FeatureSet("train", features, image_keys(train.paths), train.labels)
+    return FeatureSet("train", features, image_ids(train.paths), train.labels)
 
 
 class _OpenOODImages(Dataset):

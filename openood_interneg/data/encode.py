@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from openood_interneg.vlm.preprocess import Preprocess
 IMAGES_PER_SHARD = 512
 
 Progress = Callable[[str, int, int], None]  # what, finished since the last call, total
+FeatureKind = Literal["image", "views", "patches"]
 
 
 def backbone_key(backbone: Backbone) -> dict[str, str]:

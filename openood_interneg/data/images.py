@@ -8,7 +8,6 @@ arrays and tensors besides. Both decode the same raster formats and no others.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 import threading
@@ -197,14 +196,6 @@ def as_sources(images: Any) -> list[Any]:
             f"images come as a sequence of paths, PIL images, arrays or tensors, not as "
             f"{type(images).__name__}"
         ) from None
-
-
-def content_key(image: Image.Image) -> int:
-    """Key of an RGB image from its pixels, in 0 .. 2^63 - 1: one picture, one key, whether it
-    came as a file, an array or a tensor."""
-    hasher = hashlib.blake2b(f"{image.size}".encode(), digest_size=8)
-    hasher.update(image.tobytes())
-    return int.from_bytes(hasher.digest(), "big") >> 1
 
 
 class ImageFiles(Dataset):

@@ -11,11 +11,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from openood_interneg.data.benchmark import ImageList
 from openood_interneg.data.corruptions import ViewMaker, views
-from openood_interneg.data.encode import FeatureSource
+from openood_interneg.data.encode import FeatureKind, FeatureSource
+from openood_interneg.data.image_ids import image_id
 from openood_interneg.data.images import ImageError, ImageFiles, read_rgb
 from openood_interneg.data.store import Rows
-from openood_interneg.detectors.method import FeatureKind
-from openood_interneg.negatives.inversion import image_key
 from openood_interneg.settings import SettingsError, TextSpaceSettings
 from openood_interneg.vlm.patches import encode_with_patches
 
@@ -38,7 +37,7 @@ class _ViewFiles(Dataset):
             image = read_rgb(self.paths[index])
         except ImageError as error:
             return torch.zeros(len(self.maker.names), 3, self.size, self.size), str(error)
-        made = self.maker(image, image_key(self.names[index]))
+        made = self.maker(image, image_id(self.names[index]))
         return torch.stack([self.transform(view) for view in made]), ""
 
 

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from openood_interneg.data.image_ids import image_id
 from openood_interneg.detectors.base import Detector, DetectorError, Scores
 from openood_interneg.detectors.method import Method
 from openood_interneg.detectors.scoring import group_order, grouped_score, id_mass, logits
-from openood_interneg.negatives.inversion import image_key
 from openood_interneg.negatives.text_space import TextSource, TextSpace
 from openood_interneg.settings import LabelSettings, SettingsError, TextSpaceSettings, setting
 from openood_interneg.vlm.text_files import read_text
@@ -93,7 +93,7 @@ def caption_tensors(backbone: Any, table: Table, template: str) -> dict[str, Ten
         captions of image k are rows[offsets[k]:offsets[k + 1]] of `caption_texts` (N, D), which
         has each distinct text once.
     """
-    keyed = sorted((image_key(name), texts) for name, texts in table.items())
+    keyed = sorted((image_id(name), texts) for name, texts in table.items())
     texts, offsets, rows = _ragged([texts for _, texts in keyed], backbone, template)
     keys = torch.tensor([key for key, _ in keyed], dtype=torch.int64, device=backbone.device)
     return {

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any
 
+from openood_interneg.data.encode import FeatureKind
 from openood_interneg.detectors.base import Detector
 from openood_interneg.negatives.inversion import Inverter
 from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.settings import MethodSettings, SettingsError, from_mapping
-
-FeatureKind = Literal["image", "views", "patches"]
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from openood_interneg.data.encode import FeatureKind
 from openood_interneg.detectors.base import Detector, DetectorError, Scores
-from openood_interneg.detectors.method import FeatureKind, Method
+from openood_interneg.detectors.method import Method
 from openood_interneg.detectors.neglabel import NegLabel, NegLabelSettings
 from openood_interneg.detectors.neglabel import space as neglabel_space
 from openood_interneg.detectors.scoring import logits, max_softmax

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from openood_interneg.data.benchmark import Benchmark, BenchmarkError, ImageList
 from openood_interneg.data.encode import FeatureSource, ListedIdImages, Progress
+from openood_interneg.data.image_ids import image_ids
 from openood_interneg.data.image_lists import shared_names
 from openood_interneg.data.store import Store, digest
 from openood_interneg.data.views import method_features
@@ -33,7 +34,6 @@ from openood_interneg.evaluation.protocols import (
     run_mixed,
     run_openood,
 )
-from openood_interneg.negatives.inversion import image_keys
 from openood_interneg.negatives.proxies import sample_per_class
 from openood_interneg.negatives.space_builder import TextSpaceBuilder
 from openood_interneg.negatives.stored_inversion import StoredInverter, stored_inverter
@@ -157,7 +157,7 @@ class Evaluation:
             with self._timed("images" if kind == "image" else kind):
                 features = method_features(self.images, images, kind, settings)
             self._features[key] = features
-        keys = image_keys(images.paths)
+        keys = image_ids(images.paths)
         return FeatureSet(images.name, self._features[key], keys, images.labels)
 
     def method_sets(

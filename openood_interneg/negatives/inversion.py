@@ -10,8 +10,7 @@ batch, order, process or device.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -43,16 +42,6 @@ class PseudoPrompter(Protocol):
 
 class InversionError(InternegError, ValueError):
     """Features that cannot be inverted."""
-
-
-def image_key(name: str) -> int:
-    """Stable key of an image from its name, in 0 .. 2^63 - 1."""
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") >> 1
-
-
-def image_keys(names: Iterable[str]) -> Tensor:
-    """`image_key` of each name, (B,) int64."""
-    return torch.tensor([image_key(name) for name in names], dtype=torch.int64)
 
 
 def draw(

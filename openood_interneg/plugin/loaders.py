@@ -15,7 +15,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from openood_interneg.data.benchmark import ImageList, check_images
-from openood_interneg.negatives.inversion import image_keys
+from openood_interneg.data.image_ids import image_ids
 from openood_interneg.negatives.proxies import sample_per_class
 from openood_interneg.plugin.network import ClipZeroShot
 from openood_interneg.settings import InternegError, TextSpaceSettings
@@ -105,7 +105,7 @@ def keys_of(batch: Any, begin: int) -> Tensor:
     names = batch.get("image_name") if isinstance(batch, Mapping) else None
     if names is None:
         names = [f"#{begin + i}" for i in range(len(pixels(batch)))]
-    return image_keys(names)
+    return image_ids(names)
 
 
 def dataset_labels(dataset: Dataset) -> np.ndarray:

@@ -21,6 +21,7 @@ import torch
 
 from openood_interneg.data.benchmark import Benchmark, BenchmarkError
 from openood_interneg.data.encode import FeatureSource
+from openood_interneg.data.image_ids import image_ids
 from openood_interneg.data.store import Store, atomic_path, digest
 from openood_interneg.data.views import method_features
 from openood_interneg.detectors.registry import get_method
@@ -36,7 +37,6 @@ from openood_interneg.evaluation.provenance import (
     list_digest,
 )
 from openood_interneg.evaluation.results import versions
-from openood_interneg.negatives.inversion import image_keys
 from openood_interneg.negatives.stored_inversion import live_inverter
 from openood_interneg.reproduce.error_types import error_rates, text_logits, unit_score
 from openood_interneg.reproduce.exhibits import make_exhibit
@@ -483,7 +483,7 @@ class Reproduction:
                 FeatureSet(
                     part.name,
                     method_features(fresh, part, kind, settings),
-                    image_keys(part.paths),
+                    image_ids(part.paths),
                     part.labels,
                 )
                 for part in some

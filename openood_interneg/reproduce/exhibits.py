@@ -16,12 +16,12 @@ from PIL import Image
 from torch import Tensor
 
 from openood_interneg.data.benchmark import ImageList
+from openood_interneg.data.image_ids import image_ids
 from openood_interneg.data.image_lists import shared_names
 from openood_interneg.data.images import read_rgb
 from openood_interneg.detectors.base import Detector
 from openood_interneg.detectors.method import Method
 from openood_interneg.evaluation.protocols import mixed_order
-from openood_interneg.negatives.inversion import image_keys
 from openood_interneg.negatives.space_builder import mines
 from openood_interneg.reproduce.error_types import text_logits
 
@@ -149,7 +149,7 @@ def _by_key(lists: Sequence[ImageList]) -> dict[int, tuple[ImageList | None, int
     out = {}
     doubtful = shared_names(lists)
     for images in lists:
-        for i, key in enumerate(image_keys(images.paths).tolist()):
+        for i, key in enumerate(image_ids(images.paths).tolist()):
             name = images.paths[i]
             out[key] = (None if name in doubtful else images, i, name)
     return out

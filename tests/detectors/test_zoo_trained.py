@@ -18,6 +18,7 @@ import yaml
 from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
 
+from openood_interneg.data.image_ids import image_id, image_ids
 from openood_interneg.detectors import captions as captions_module
 from openood_interneg.detectors import trained as trained_module
 from openood_interneg.detectors.base import DetectorError
@@ -49,7 +50,6 @@ from openood_interneg.detectors.trained import (
     Supreme,
     SupremeSettings,
 )
-from openood_interneg.negatives.inversion import image_key, image_keys
 from openood_interneg.negatives.space_builder import TextSpaceBuilder
 from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.settings import SettingsError, as_mapping
@@ -625,7 +625,7 @@ def test_captions_from_a_callable(backbone):
     assert asked == ["x", "y"]
     assert extra["caption_texts"].shape == (3, 64)  # "a bee" once
     assert extra["caption_offsets"].tolist() == [0, 2, 4]
-    assert extra["caption_keys"].tolist() == sorted([image_key("x"), image_key("y")])
+    assert extra["caption_keys"].tolist() == sorted([image_id("x"), image_id("y")])
 
 
 @pytest.fixture
@@ -640,7 +640,7 @@ def test_zoc(backbone, source, caption_file):
     settings = method.make_settings({"captions": caption_file})
     space = source.space_for(method, settings)
     features = unit(4, 64, seed=3)
-    keys = image_keys(["img2", "img0", "img1", "img0"])
+    keys = image_ids(["img2", "img0", "img1", "img0"])
     pred, score = method.make(settings).fit(space).step(features, keys)
     candidates = {"img0": ["bee", "flower"], "img1": [], "img2": ["lamp"]}  # labels left out
     for b, image in enumerate(("img2", "img0", "img1", "img0")):
@@ -656,7 +656,7 @@ def test_zoc(backbone, source, caption_file):
     ]
     close(torch.cat(single), score)
     with pytest.raises(DetectorError, match="1 of 2 images"):
-        method.make(settings).fit(space).step(features[:2], image_keys(["img0", "img9"]))
+        method.make(settings).fit(space).step(features[:2], image_ids(["img0", "img9"]))
 
 
 def test_zoc_blobs():
@@ -885,7 +885,7 @@ def test_ants_space(backbone, source, words, tmp_path):
     close(space.extra["lookalike_texts"], backbone.encode_text(["ocelot", "lynx", "ferry"]))
     assert space.extra["lookalike_offsets"].tolist() == [0, 0, 0, 2, 3]
     detector = method.make(settings).fit(space)
-    assert detector.step(unit(2, 64), image_keys(["img1", "img0"])).score.shape == (2,)
+    assert detector.step(unit(2, 64), image_ids(["img1", "img0"])).score.shape == (2,)
     with pytest.raises(SettingsError, match="lookalikes is 'none'"):
         settings = method.make_settings(values | {"lookalikes": "none"})
         source.space_for(method, settings)
