@@ -24,7 +24,7 @@ from openood_interneg.detectors.registry import get_method
 from openood_interneg.evaluation.metrics import ood_metrics
 from openood_interneg.negatives.csp import with_veto
 from openood_interneg.negatives.fraction import Pool, mine_fraction
-from openood_interneg.negatives.mining import intra_modal, mine, select
+from openood_interneg.negatives.mining import intra_modal, mine, rank_chunks, select
 from openood_interneg.negatives.raw_average import encode_ensemble
 from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.vlm.trained_prompts import learned_prompts
@@ -174,7 +174,8 @@ def words_agree(golden: Golden, settings: dict) -> bool:
         ("expected_words", settings["num_negatives"]),
         ("expected_all_words", len(nouns) + len(adjectives)),
     ):
-        mined = mine(nouns, texts[0].split(97), adjectives, texts[1].split(97), rule, count, *zeros)
+        chunks = [rank_chunks(part.split(97), rule) for part in texts]
+        mined = mine(nouns, chunks[0], adjectives, chunks[1], count, *zeros)
         agree = agree and list(mined.words) == golden.strings(key)
         if key == "expected_words":
             adjective = mined.parts_of_speech.count("adjective")

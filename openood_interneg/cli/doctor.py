@@ -21,7 +21,8 @@ from openood_interneg.data.benchmark import (
 from openood_interneg.data.images import read_errors
 from openood_interneg.data.store import default_root
 from openood_interneg.evaluation.results import versions
-from openood_interneg.negatives.corpus import CorpusError, load_corpus
+from openood_interneg.negatives.corpus import load_corpus
+from openood_interneg.negatives.words import CorpusError
 from openood_interneg.settings import InternegError
 from openood_interneg.vlm.backbones import OPENAI_BACKBONES
 

@@ -8,32 +8,25 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Protocol
 
-from openood_interneg.settings import InternegError
+from openood_interneg.negatives.wordnet import nltk_entries
+from openood_interneg.negatives.words import (
+    ADJECTIVE,
+    LEXNAMES,
+    NOUN,
+    CorpusError,
+    WordEntry,
+    loosely,
+)
 from openood_interneg.vlm.text_files import numbered_lines, read_bytes, read_text
 
-NOUN, ADJECTIVE = "noun", "adjective"
-
 KNOWN_CORPORA = ("wordnet", "nltk:wordnet", "nltk:wordnet31")
-
-# WordNet's lexicographer files of nouns and adjectives, from its manual page lexnames(5WN).
-LEXNAMES = frozenset(
-    [f"adj.{name}" for name in ("all", "pert", "ppl")]
-    + [
-        f"noun.{name}"
-        for name in (
-            "Tops act animal artifact attribute body cognition communication event feeling food "
-            "group location motive object person phenomenon plant possession process quantity "
-            "relation shape state substance time"
-        ).split()
-    ]
-)
 
 _PARTS_OF_SPEECH = {
     "noun": NOUN,
@@ -43,12 +36,6 @@ _PARTS_OF_SPEECH = {
     "a": ADJECTIVE,
     "s": ADJECTIVE,  # WordNet's satellite adjectives
 }
-
-Entry = tuple[str, str, frozenset[str]]  # word, part of speech, lexicographer files
-
-
-class CorpusError(InternegError, ValueError):
-    """A word list that cannot be used; the message names the remedy."""
 
 
 @dataclass(frozen=True)
@@ -99,13 +86,14 @@ class Corpus:
                 in it nor in WordNet.
         """
         excluded = frozenset([lexnames] if isinstance(lexnames, str) else lexnames)
-        if self.lexnames is None:
+        lexnames_of = self.lexnames
+        if lexnames_of is None:
             raise CorpusError(
                 f"corpus {self.name!r} does not tell the lexicographer files of its words, so none "
                 "can be left out: use the packaged corpus 'wordnet', or a CSV file with a column "
                 "lexnames"
             )
-        unknown = excluded - LEXNAMES - frozenset().union(*self.lexnames.values())
+        unknown = excluded - LEXNAMES - frozenset().union(*lexnames_of.values())
         if unknown:
             raise CorpusError(
                 f"no lexicographer files of this corpus or of WordNet: "
@@ -113,7 +101,7 @@ class Corpus:
             )
 
         def stays(word: str, part_of_speech: str) -> bool:
-            own = self.lexnames.get((word, part_of_speech))
+            own = lexnames_of.get((word, part_of_speech))
             return not own or not own <= excluded
 
         return _narrowed(
@@ -160,8 +148,6 @@ def load_corpus(source: str | Path) -> Corpus:
         text = gzip.decompress(_packaged()).decode("utf-8")
         return _from_csv("wordnet", text, "the packaged WordNet list")
     if isinstance(source, str) and source.startswith("nltk:"):
-        from openood_interneg.negatives.wordnet import nltk_entries
-
         return _collect(source, nltk_entries(source), has_lexnames=True)
     if isinstance(source, str) and not os.path.exists(os.path.expanduser(source)):
         raise CorpusError(
@@ -176,7 +162,7 @@ def load_corpus(source: str | Path) -> Corpus:
     header = text.lstrip()[:20].lower().startswith("word,part_of_speech")
     if header or path.name.lower().endswith((".csv", ".csv.gz")):
         return _from_csv(path.name, text, str(path))
-    nouns = [(line, NOUN, frozenset()) for _, line in numbered_lines(text) if line]
+    nouns: list[WordEntry] = [(line, NOUN, frozenset()) for _, line in numbered_lines(text) if line]
     if not nouns:
         raise CorpusError(f"{path}: no words in it; write one word a line")
     return _collect(path.name, nouns, has_lexnames=False)
@@ -221,7 +207,7 @@ def deduplicate(corpus: Corpus, class_names: Sequence[str], *, ignore_case: bool
     """
     if isinstance(class_names, str):
         raise CorpusError(f"class_names is a sequence of names, not the string {class_names!r}")
-    key = _loosely if ignore_case else str
+    key: Callable[[str], str] = loosely if ignore_case else str
     taken = {key(name) for name in class_names}
     taken_by_nouns = {key(noun) for noun in corpus.nouns}
     return _narrowed(
@@ -231,11 +217,7 @@ def deduplicate(corpus: Corpus, class_names: Sequence[str], *, ignore_case: bool
     )
 
 
-def _loosely(text: str) -> str:
-    return " ".join(text.replace("_", " ").casefold().split())
-
-
-def _first_of_each(words, key, taken: set[str]) -> list[str]:
+def _first_of_each(words: Iterable[str], key: Callable[[str], str], taken: set[str]) -> list[str]:
     seen = set(taken)
     kept = []
     for word in words:
@@ -254,7 +236,7 @@ def _narrowed(corpus: Corpus, nouns: list[str], adjectives: list[str]) -> Corpus
     return replace(corpus, nouns=tuple(nouns), adjectives=tuple(adjectives), lexnames=lexnames)
 
 
-def _collect(name: str, entries: Iterable[Entry], has_lexnames: bool) -> Corpus:
+def _collect(name: str, entries: Iterable[WordEntry], has_lexnames: bool) -> Corpus:
     """Build a corpus; entries for the same word and part of speech become one."""
     files: dict[tuple[str, str], frozenset[str]] = {}
     for word, part_of_speech, lexnames in entries:
@@ -289,7 +271,7 @@ def _from_csv(name: str, text: str, where: str) -> Corpus:
     return _collect(name, entries, has_lexnames="lexnames" in header)
 
 
-def _entry(row: list[str], header: list[str], where: str, line: int) -> Entry:
+def _entry(row: list[str], header: list[str], where: str, line: int) -> WordEntry:
     if len(row) != len(header):
         raise CorpusError(
             f"{where}, line {line}: {len(row)} columns where the header has {len(header)}; put a "

@@ -57,10 +57,12 @@ def draw(
     Returns:
         (B, T, width) float32 and (steps, B) int64, on the CPU.
     """
-    keys = np.asarray(keys, dtype=np.int64).astype(np.uint64)
-    base = _mix(_mix(np.uint64([seed])) ^ keys)[:, None]  # (B, 1), a stream per image
+    counters = np.asarray(keys, dtype=np.int64).astype(np.uint64)
+    base = _mix(_mix(np.array([seed], dtype=np.uint64)) ^ counters)[
+        :, None
+    ]  # (B, 1), a stream per image
     size = num_tokens * width
-    tokens = INIT_STD * _normal(base, size).reshape(len(keys), num_tokens, width)
+    tokens = INIT_STD * _normal(base, size).reshape(len(counters), num_tokens, width)
     picks = _bits(base, 2 * size, steps) % np.uint64(templates)
     schedule = np.ascontiguousarray(picks.astype(np.int64).T)
     return torch.from_numpy(tokens.astype(np.float32)), torch.from_numpy(schedule)

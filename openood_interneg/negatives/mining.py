@@ -9,7 +9,7 @@ chunk x C, never corpus x C.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +20,8 @@ CHUNK = 8192
 
 # What a criterion says of a chunk of texts: qualifies (n,) bool, rank (n,) highest first.
 Criterion = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+_Kept = tuple[Tensor, Tensor, Tensor]  # rank, index, features of rows
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,11 @@ def ranked(chunk: Tensor, criterion: Criterion) -> Tensor:
     return rank.masked_fill(~passes, float("-inf"))
 
 
+def rank_chunks(chunks: Iterable[Tensor], criterion: Criterion) -> Iterator[tuple[Tensor, Tensor]]:
+    """Chunks of unit rows (n_k, D), each with the ranks (n_k,) of its rows."""
+    return ((chunk, ranked(chunk, criterion)) for chunk in chunks)
+
+
 def select_ranked(
     chunks: Iterable[tuple[Tensor, Tensor]], limit: int
 ) -> tuple[Tensor, Tensor, int]:
@@ -132,7 +139,7 @@ def select_ranked(
     Raises:
         ValueError: no chunk at all.
     """
-    kept: tuple[Tensor, Tensor, Tensor] | None = None
+    kept: _Kept | None = None
     passing = seen = 0
     for chunk, rank in chunks:
         index = (rank > float("-inf")).nonzero()[:, 0]
@@ -142,7 +149,7 @@ def select_ranked(
         if kept is None:
             kept = new
         else:
-            kept = tuple(torch.cat(pair) for pair in zip(kept, new, strict=True))
+            kept = _joined(kept, new)
         if len(kept[0]) > limit + CHUNK:  # cut now and then, not after every chunk
             kept = _best(kept, limit)
     if kept is None:
@@ -155,44 +162,19 @@ def select(
     chunks: Iterable[Tensor], criterion: Criterion, limit: int
 ) -> tuple[Tensor, Tensor, int]:
     """As `select_ranked`, for chunks (n_k, D) that are ranked here."""
-    return select_ranked(((chunk, ranked(chunk, criterion)) for chunk in chunks), limit)
+    return select_ranked(rank_chunks(chunks, criterion), limit)
 
 
-def _best(kept: tuple[Tensor, Tensor, Tensor], limit: int) -> tuple[Tensor, Tensor, Tensor]:
+def _joined(kept: _Kept, new: _Kept) -> _Kept:
+    return torch.cat([kept[0], new[0]]), torch.cat([kept[1], new[1]]), torch.cat([kept[2], new[2]])
+
+
+def _best(kept: _Kept, limit: int) -> _Kept:
     order = kept[0].argsort(descending=True, stable=True)[:limit]
     return kept[0][order], kept[1][order], kept[2][order]
 
 
 def mine(
-    nouns: Sequence[str],
-    noun_features: Iterable[Tensor],
-    adjectives: Sequence[str],
-    adjective_features: Iterable[Tensor],
-    criterion: Criterion,
-    num_negatives: int,
-    proxies: Tensor,
-    base: Tensor,
-) -> Mined:
-    """Mines M negative texts from a corpus given as words and chunks of their features.
-
-    Args:
-        nouns, adjectives: de-duplicated words; either may be empty.
-        noun_features, adjective_features: their text features in chunks (n_k, D) of unit rows.
-        criterion: `inter_modal(...)` or `intra_modal(...)`.
-        num_negatives: M.
-        proxies, base: (C, D) and (C,), for the deviation and margin that are reported.
-
-    Returns:
-        At most M texts: fewer where fewer qualify, none where nothing does.
-    """
-    pools = (
-        ((chunk, ranked(chunk, criterion)) for chunk in chunks)
-        for chunks in (noun_features, adjective_features)
-    )
-    return mine_ranked(nouns, next(pools), adjectives, next(pools), num_negatives, proxies, base)
-
-
-def mine_ranked(
     nouns: Sequence[str],
     ranked_nouns: Iterable[tuple[Tensor, Tensor]],
     adjectives: Sequence[str],
@@ -201,7 +183,20 @@ def mine_ranked(
     proxies: Tensor,
     base: Tensor,
 ) -> Mined:
-    """As `mine`, where chunks come with their ranks: features (n_k, D), ranks (n_k,)."""
+    """Mines M negative texts from a corpus given as words and chunks of their ranked features.
+
+    Args:
+        nouns: de-duplicated nouns; may be empty.
+        ranked_nouns: their text features, as `rank_chunks` yields them.
+        adjectives: de-duplicated adjectives; may be empty.
+        ranked_adjectives: as of the nouns.
+        num_negatives: M.
+        proxies: (C, D), for the deviation and margin that are reported.
+        base: (C,), likewise.
+
+    Returns:
+        At most M texts: fewer where fewer qualify, none where nothing does.
+    """
     found = {}
     for kind, words, chunks in (
         ("adjective", adjectives, ranked_adjectives),

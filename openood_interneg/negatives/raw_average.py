@@ -11,6 +11,7 @@ from torch import Tensor
 
 from openood_interneg.vlm.backbones import Backbone
 from openood_interneg.vlm.prompts import fill
+from openood_interneg.vlm.text_tower import CausalTextTower
 
 BATCH_TOKENS = 8192
 
@@ -23,7 +24,7 @@ def raw_encoder(backbone: Backbone) -> Callable[[Tensor], Tensor]:
     and as fast as the truncated tower is.
     """
     tower = backbone.text_tower
-    if not tower.exact_truncation:  # the model's own forward, which does not normalise
+    if not isinstance(tower, CausalTextTower):  # the model's own forward, which does not normalise
         return lambda tokens: tower.encode_text(tokens.to(tower.device)).float()
     longer = copy.copy(tower)  # shares all weights but the projection
     if tower.projection is None:

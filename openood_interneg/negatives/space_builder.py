@@ -26,7 +26,7 @@ from openood_interneg.negatives.mining import (
     Mined,
     inter_modal,
     intra_modal,
-    mine_ranked,
+    mine,
 )
 from openood_interneg.negatives.proxies import base_cosine, image_proxies, sample_per_class
 from openood_interneg.negatives.stored_mining import mined_layout, pack, unpack
@@ -239,7 +239,7 @@ class TextSpaceBuilder:
         def ranked(words: Sequence[str], prompt: str, what: str) -> Iterator[tuple[Tensor, Tensor]]:
             return self._stored.ranked(words, prompt, what, criterion, key)
 
-        return mine_ranked(
+        return mine(
             corpus.nouns,
             ranked(corpus.nouns, settings.noun_prompt, "nouns"),
             corpus.adjectives,

@@ -13,7 +13,8 @@ from openood_interneg.data.classnames import ClassNameError, class_names
 from openood_interneg.data.image_lists import BenchmarkError, ImageList, read_image_list
 from openood_interneg.data.images import ImageError, open_image, read_rgb
 from openood_interneg.detectors.base import DetectorError
-from openood_interneg.negatives.corpus import CorpusError, load_corpus, source_digest
+from openood_interneg.negatives.corpus import load_corpus, source_digest
+from openood_interneg.negatives.words import CorpusError
 
 EPS = b"""%!PS-Adobe-3.0 EPSF-3.0
 %%BoundingBox: 0 0 9 9

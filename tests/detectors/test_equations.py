@@ -24,6 +24,7 @@ from openood_interneg.negatives.mining import (
     intra_modal,
     mine,
     quota,
+    rank_chunks,
     select,
 )
 from openood_interneg.negatives.proxies import (
@@ -125,9 +126,9 @@ def test_mined_texts_meet_the_criterion_and_the_quota():
     proxies, labels = unit(4, seed=2), unit(4, seed=3)
     base = base_cosine(labels, proxies) + 0.3
     words = [f"n{i}" for i in range(200)], [f"a{i}" for i in range(50)]
-    mined = mine(
-        words[0], [nouns], words[1], [adjectives], inter_modal(proxies, base), 20, proxies, base
-    )
+    rule = inter_modal(proxies, base)
+    chunks = rank_chunks([nouns], rule), rank_chunks([adjectives], rule)
+    mined = mine(words[0], chunks[0], words[1], chunks[1], 20, proxies, base)
     assert bool((mined.margin < 0).all())
     passing = mined.passing
     total = passing["noun"] + passing["adjective"]
@@ -142,10 +143,9 @@ def test_mined_texts_meet_the_criterion_and_the_quota():
 
 def test_nothing_qualifies():
     proxies = torch.eye(2)
-    nothing = mine(
-        ["a"], [torch.eye(2)[:1]], [], [], inter_modal(proxies, torch.zeros(2)), 5, proxies,
-        torch.zeros(2),
-    )  # fmt: skip
+    none = torch.zeros(2)
+    chunks = rank_chunks([torch.eye(2)[:1]], inter_modal(proxies, none))
+    nothing = mine(["a"], chunks, [], [], 5, proxies, none)
     assert nothing.words == () and nothing.features.shape == (0, 2)
 
 

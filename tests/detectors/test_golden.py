@@ -12,7 +12,7 @@ import torch
 from openood_interneg.detectors.interneg import InterNeg
 from openood_interneg.negatives.corpus import Corpus, deduplicate
 from openood_interneg.negatives.inversion import invert
-from openood_interneg.negatives.mining import inter_modal, mine
+from openood_interneg.negatives.mining import inter_modal, mine, rank_chunks
 from openood_interneg.negatives.proxies import base_cosine, image_proxies
 from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.settings import InterNegSettings
@@ -56,10 +56,9 @@ def test_mining(golden, backbone):
         close((texts[kind] @ proxies.t())[order], arrays[f"{kind}_cosine"])
     mined = mine(
         corpus.nouns,
-        texts["noun"].split(97),  # chunks of any size
+        rank_chunks(texts["noun"].split(97), inter_modal(proxies, base)),  # chunks of any size
         corpus.adjectives,
-        texts["adjective"].split(97),
-        inter_modal(proxies, base),
+        rank_chunks(texts["adjective"].split(97), inter_modal(proxies, base)),
         words["num_negatives"],
         proxies,
         base,
