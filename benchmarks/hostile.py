@@ -38,7 +38,8 @@ from openood_interneg.negatives.space_builder import TextSpaceBuilder
 from openood_interneg.negatives.stored_inversion import live_inverter
 from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.settings import InterNegSettings
-from openood_interneg.vlm.backbones import Backbone, load_backbone
+from openood_interneg.vlm.backbones import Backbone
+from openood_interneg.vlm.factory import load_backbone
 
 LENGTH, AFTER, EVERY, BATCH = 1200, 800, 100, 50
 WITHIN = 0.02

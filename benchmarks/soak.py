@@ -24,7 +24,7 @@ from torch import Tensor
 
 from openood_interneg.application.detector import InterNegDetector
 from openood_interneg.demo.world import ID_KINDS, NEAR_KINDS, draw, image_rng
-from openood_interneg.vlm.backbones import load_backbone
+from openood_interneg.vlm.factory import load_backbone
 
 WORDS = "noise stripe check dot texture letter bird whale gear barn chair bottle lamp boat clock"
 

@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 _HOME = {
     "InterNegDetector": "openood_interneg.application.detector",
     "config_root": "openood_interneg.plugin.register",
-    "load_backbone": "openood_interneg.vlm.backbones",
+    "load_backbone": "openood_interneg.vlm.factory",
     "load_benchmark": "openood_interneg.data.benchmark",
     "load_openood": "openood_interneg.plugin.openood",
     "register": "openood_interneg.plugin.register",

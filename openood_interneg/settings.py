@@ -115,7 +115,9 @@ class SettingsError(InternegError, ValueError):
     """A setting that is unknown, of the wrong type, out of range or at odds with another."""
 
 
-def setting(default, help: str, *, low: float | None = None, high: float | None = None) -> Any:
+def setting(
+    default: object, help: str, *, low: float | None = None, high: float | None = None
+) -> Any:
     """A dataclass field with its documentation and its closed range [low, high]."""
     return field(default=default, metadata={"help": help, "low": low, "high": high})
 

@@ -1,4 +1,4 @@
-"""Trains the checkpoint `clip.safetensors` of openood_interneg/demo.
+"""Trains the checkpoint `clip.safetensors` of openood_interneg/vlm/miniature.
 
     python tools/train_miniature.py --text-from some/clip.safetensors --out some/folder
 

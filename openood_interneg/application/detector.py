@@ -53,7 +53,8 @@ from openood_interneg.negatives.space_builder import TextSpaceBuilder
 from openood_interneg.negatives.stored_inversion import live_inverter
 from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.settings import InterNegSettings, SettingsError, checked, from_mapping, merged
-from openood_interneg.vlm.backbones import Backbone, FeatureError, load_backbone
+from openood_interneg.vlm.backbones import Backbone, FeatureError
+from openood_interneg.vlm.factory import load_backbone
 
 APPLICATION_DEFAULTS = {"update": "sample"}  # images come one by one, not in a paper's batches
 GUARD_IMAGES = 256  # calibration images that id_guard watches

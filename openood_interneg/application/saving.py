@@ -30,7 +30,8 @@ from openood_interneg.detectors.base import DetectorError
 from openood_interneg.negatives.proxies import sample_per_class
 from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.settings import SettingsError, as_mapping, shown
-from openood_interneg.vlm.backbones import OPENAI_BACKBONES, Backbone
+from openood_interneg.vlm.backbones import Backbone
+from openood_interneg.vlm.factory import OPENAI_BACKBONES
 
 if TYPE_CHECKING:
     from openood_interneg.application.detector import InterNegDetector

@@ -31,7 +31,8 @@ from openood_interneg.detectors.interneg import InterNeg
 from openood_interneg.negatives.inversion import CHUNK_BYTES, LiveInverter
 from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.settings import InterNegSettings, SettingsError
-from openood_interneg.vlm.backbones import OPENAI_BACKBONES, Backbone
+from openood_interneg.vlm.backbones import Backbone
+from openood_interneg.vlm.factory import OPENAI_BACKBONES
 from openood_interneg.vlm.preprocess import Preprocess
 from openood_interneg.vlm.prompts import prompt_set
 

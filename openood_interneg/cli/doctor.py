@@ -24,7 +24,7 @@ from openood_interneg.evaluation.results import versions
 from openood_interneg.negatives.corpus import load_corpus
 from openood_interneg.negatives.words import CorpusError
 from openood_interneg.settings import InternegError
-from openood_interneg.vlm.backbones import OPENAI_BACKBONES
+from openood_interneg.vlm.factory import OPENAI_BACKBONES
 
 
 def doctor(

@@ -10,8 +10,9 @@ from openood_interneg.data.benchmark import Benchmark, load_benchmark
 from openood_interneg.data.store import default_root
 from openood_interneg.demo.benchmark import write_benchmark
 from openood_interneg.settings import SettingsError
-from openood_interneg.vlm.backbones import Backbone, load_backbone
+from openood_interneg.vlm.backbones import Backbone
 from openood_interneg.vlm.device import pick_device
+from openood_interneg.vlm.factory import load_backbone
 
 MINIATURE = "miniature"
 DEFAULT_BACKBONE = "ViT-B/16"

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from openood_interneg.data.classnames import KNOWN_CLASS_NAMES, check_class_names, check_tokens
 from openood_interneg.data.classnames import class_names as read_class_names
 from openood_interneg.settings import InternegError
-from openood_interneg.vlm.backbones import Backbone, Precision, load_backbone
+from openood_interneg.vlm.backbones import Backbone, Precision
+from openood_interneg.vlm.factory import load_backbone
 from openood_interneg.vlm.prompts import prompt_set
 
 

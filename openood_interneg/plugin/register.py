@@ -37,7 +37,8 @@ from openood_interneg.plugin.network import (
 from openood_interneg.plugin.openood import OpenOODError, load_openood
 from openood_interneg.plugin.postprocessors import DetectorPostprocessor, all_postprocessors
 from openood_interneg.settings import SettingsError, shown
-from openood_interneg.vlm.backbones import Backbone, load_backbone
+from openood_interneg.vlm.backbones import Backbone
+from openood_interneg.vlm.factory import load_backbone
 from openood_interneg.vlm.preprocess import CLIP_MEAN, CLIP_STD
 
 NETWORK = "clip_zeroshot_interneg"

@@ -58,7 +58,8 @@ from openood_interneg.settings import (
     as_mapping,
     merged,
 )
-from openood_interneg.vlm.backbones import Backbone, backbone_label, load_backbone
+from openood_interneg.vlm.backbones import Backbone
+from openood_interneg.vlm.factory import backbone_label, load_backbone
 
 Told = Callable[[str], None]
 

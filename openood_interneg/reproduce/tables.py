@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from openood_interneg.reproduce.experiment import Experiment
-from openood_interneg.vlm.backbones import backbone_label
+from openood_interneg.vlm.factory import backbone_label
 
 POSITIVE = {"ood": "OOD positive", "id": "ID positive"}
 CONVENTION = (

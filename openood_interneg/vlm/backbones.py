@@ -1,58 +1,35 @@
-"""The frozen model: one factory, one class, whatever the weights come from."""
+"""The frozen model: images and texts in, unit rows out."""
 
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openood_interneg.settings import InternegError, SettingsError, first_line
-from openood_interneg.vlm.checkpoints import CheckpointError, load_checkpoint
-from openood_interneg.vlm.device import pick_device
+from openood_interneg.settings import InternegError, SettingsError
+from openood_interneg.vlm.checkpoints import CheckpointError
 from openood_interneg.vlm.identity import model_digest
-from openood_interneg.vlm.open_clip_models import (
-    CHECKPOINT_SUFFIXES,
-    OPENAI_BACKBONES,
-    WeightsError,
-    load_open_clip,
-    own_preprocess,
-)
+from openood_interneg.vlm.precision import COMPILE, PRECISIONS, CompiledTower, Precision
 from openood_interneg.vlm.preprocess import Preprocess
 from openood_interneg.vlm.prompts import fill
-from openood_interneg.vlm.pseudo_prompts import PLACEHOLDER, TextTowerError, pseudo_prompts
-from openood_interneg.vlm.text_tower import CausalTextTower, FullLengthTextTower
-from openood_interneg.vlm.tokenizers import (
-    Tokenizer,
-    checked_tokenizer,
-    clip_tokenizer,
-    token_embedding,
+from openood_interneg.vlm.pseudo_prompts import (
+    PLACEHOLDER,
+    FullLengthPseudoPrompts,
+    PseudoPrompts,
+    TextTowerError,
+    placeholder_ids,
+    pseudo_prompts,
 )
+from openood_interneg.vlm.text_tower import CausalTextTower, FullLengthTextTower
+from openood_interneg.vlm.tokenizers import Tokenizer, token_embedding
 from openood_interneg.vlm.tower_weights import causal_source
 
-__all__ = [
-    "OPENAI_BACKBONES",
-    "Backbone",
-    "FeatureError",
-    "Precision",
-    "WeightsError",
-    "load_backbone",
-]
-
-Precision = Literal["fp32", "bf16", "fp16", "fp32+compile", "bf16+compile", "fp16+compile"]
-COMPILE = "+compile"
-
-PRECISIONS: dict[str, torch.dtype] = {
-    "fp32": torch.float32,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-}
+__all__ = ["Backbone", "FeatureError", "Precision"]
 
 
 class FeatureError(InternegError, ValueError):
@@ -79,7 +56,7 @@ class Backbone:
     def __init__(
         self,
         model: nn.Module,
-        tokenizer: Callable[[Sequence[str]], Tensor],
+        tokenizer: Tokenizer,
         preprocess: Preprocess,
         *,
         name: str,
@@ -92,10 +69,10 @@ class Backbone:
                 f"precision is {precision!r}; choose one of {known}, or one of them with {COMPILE}"
             )
         self.name = name
-        self.precision = precision
+        self.precision: str = precision
         self.tokenizer = tokenizer
         self.preprocess = preprocess
-        self.model = model.to(device).eval().requires_grad_(False)
+        self.model: Any = model.to(device).eval().requires_grad_(False)
         self.logit_scale = _logit_scale(model, name)
 
     @property
@@ -140,7 +117,7 @@ class Backbone:
         return _unit_rows(features, "image", self.name, self.precision)
 
     @property
-    def _compute_model(self) -> nn.Module:
+    def _compute_model(self) -> Any:
         """The model in the precision of the towers.
 
         A copy of the weights, not autocast: autocast casts frozen weights anew in every call, and
@@ -161,7 +138,7 @@ class Backbone:
         compiled = self.__dict__.get("_compiled")
         if compiled is None or compiled[0] is not tower.__self__:
             compiled = self.__dict__["_compiled"] = (tower.__self__, torch.compile(tower))
-        return _Compiled(compiled[1], self.precision)
+        return CompiledTower(compiled[1], self.precision)
 
     # ---- texts ---------------------------------------------------------------------------
 
@@ -174,7 +151,7 @@ class Backbone:
             self.__dict__["_tower"] = tower
         return tower
 
-    def _build_tower(self):
+    def _build_tower(self) -> CausalTextTower | FullLengthTextTower:
         found = causal_source(self.model)
         if found is not None:
             source, eot = found
@@ -213,12 +190,12 @@ class Backbone:
         tokens = self.tokenizer(list(texts))
         if not len(tokens):
             return torch.empty(0, self.embed_dim, device=self.device)
-        if tower.exact_truncation:
+        if isinstance(tower, CausalTextTower):
             lengths = tower.eot(tokens) + 1
         else:
             lengths = torch.full((len(tokens),), tokens.shape[1])
         order = lengths.argsort(stable=True)
-        out = None
+        out = torch.empty(0)
         begin = 0
         while begin < len(order):
             # Sorted by length, so the last row of a batch is its longest.
@@ -230,7 +207,7 @@ class Backbone:
                 count = max(count * 3 // 4, 1)
             rows = order[begin : begin + count]
             features = tower.encode(tokens[rows])
-            if out is None:
+            if begin == 0:
                 out = features.new_empty(len(order), features.shape[1])
             out[rows.to(out.device)] = features
             begin += len(rows)
@@ -244,18 +221,24 @@ class Backbone:
         with torch.no_grad():
             return self.text_tower.encode(self.tokenizer(["a"])).shape[1]
 
-    def encode_prompts(self, names: Sequence[str], templates: Sequence[str], **options) -> Tensor:
+    def encode_prompts(
+        self, names: Sequence[str], templates: Sequence[str], **options: Any
+    ) -> Tensor:
         """Features of names under a prompt set, (n, D) float32 unit rows.
 
         With several templates the features are averaged and normalised again.
         """
-        total = None
+        total: Tensor | None = None
         for template in templates:
             features = self.encode_text([fill(template, name) for name in names], **options)
             total = features if total is None else total + features
+        if total is None:
+            raise ValueError("no templates are given")
         return total if len(templates) == 1 else F.normalize(total, dim=-1)
 
-    def pseudo_prompts(self, templates: Sequence[str], num_tokens: int):
+    def pseudo_prompts(
+        self, templates: Sequence[str], num_tokens: int
+    ) -> PseudoPrompts | FullLengthPseudoPrompts:
         """Prompt templates with room for T pseudo-tokens, ready for modality inversion.
 
         Every template is tokenised and its prefix cached once per model, ever.
@@ -268,9 +251,7 @@ class Backbone:
         if key not in cache:
             slots = " ".join([PLACEHOLDER] * num_tokens)
             tokens = self.tokenizer([fill(template, f" {slots} ") for template in templates])
-            # The id of the placeholder, from the tokenizer itself: what differs from blank text.
-            filled, blank = self.tokenizer([PLACEHOLDER, ""])
-            ids = [t for t in filled.tolist() if t not in set(blank.tolist())]
+            ids = placeholder_ids(self.tokenizer)
             if len(ids) != 1:
                 raise TextTowerError(
                     f"the tokenizer of {self.name} splits the placeholder '{PLACEHOLDER}' into "
@@ -295,7 +276,7 @@ def _unit_rows(features: Tensor, what: str, name: str, precision: str) -> Tensor
     return features
 
 
-def _logit_scale(model: nn.Module, name: str) -> float:
+def _logit_scale(model: Any, name: str) -> float:
     """exp of the model's learned scale; CLIP keeps it at 100 or below."""
     stored = model.logit_scale.detach().float().reshape(-1)[0]
     scale = float(stored.exp())
@@ -305,117 +286,3 @@ def _logit_scale(model: nn.Module, name: str) -> float:
             "be between 0.001 and 100000 (CLIP's is 100): they are damaged, or no CLIP's"
         )
     return scale
-
-
-class _Compiled:
-    """What `torch.compile` made; that it cannot work here only shows at the first call."""
-
-    def __init__(self, tower: Callable[[Tensor], Tensor], precision: str):
-        self.tower, self.precision = tower, precision
-
-    def __call__(self, images: Tensor) -> Tensor:
-        from torch._dynamo.exc import TorchDynamoException
-
-        try:
-            return self.tower(images)
-        except TorchDynamoException as error:
-            raise SettingsError(
-                f"precision is {self.precision!r}, and torch.compile does not work here "
-                f"({first_line(error)}); use {self.precision.removesuffix(COMPILE)!r}, or "
-                "install a C++ compiler"
-            ) from error
-
-
-def backbone_label(source: str | Path) -> str:
-    """How a backbone is printed: names as they are, files by their stem."""
-    text = str(source)
-    return Path(text).stem if text.endswith(CHECKPOINT_SUFFIXES) else text
-
-
-def load_backbone(
-    source: str | Path | nn.Module = "ViT-B/16",
-    *,
-    pretrained: str | Path | None = None,
-    device: str | torch.device = "cpu",
-    precision: Precision = "fp32",
-    name: str | None = None,
-    tokenizer: Tokenizer | None = None,
-) -> Backbone:
-    """Loads a frozen CLIP.
-
-    Args:
-        source: one of the paper's backbones (RN50, RN101, ViT-B/32, ViT-B/16, ViT-L/14; OpenAI's
-            weights through open_clip), an open_clip model name with `pretrained`, a local
-            checkpoint (.safetensors, .pt, .pth, .bin in OpenAI's state-dict layout), the word
-            "miniature" for the embedded one, or a model object of the packages `clip` or
-            `open_clip`.
-        pretrained: open_clip's tag or a weights file for it.
-        device, precision: explicit; nothing is moved later. The device "auto" is a GPU if there
-            is one.
-        name: shown in tables; by default the source's.
-        tokenizer: list of n texts -> (n, context) int64. By default the named model's own; for an
-            object or a checkpoint CLIP's, which is refused where the vocabulary is another.
-
-    The activation is the one that the weights were trained with: a tag's as open_clip has it,
-    QuickGELU for the paper's five names with OpenAI's weights or a file, whatever a JSON file
-    beside a weights file says (see `checkpoints.read_config`); where nothing tells, a warning.
-
-    Raises:
-        SettingsError: a device that is not there.
-        WeightsError: weights that are not on this machine and cannot be downloaded.
-        CheckpointError: an unreadable or unsuitable local file.
-        TokenizerError: a tokenizer that is not the model's.
-        MissingPackageError: the model's tokenizer needs a package that is not installed.
-    """
-    device = pick_device(device)
-    _warn_of_emulation(precision, device)
-    if isinstance(source, nn.Module):
-        label = name or "clip object"
-        model, preprocess = _from_object(source)
-    else:
-        text = str(source)
-        if text == "miniature" and pretrained is None:
-            from importlib.resources import as_file, files
-
-            label = name or text
-            with as_file(files("openood_interneg.demo") / "clip.safetensors") as path:
-                model, preprocess = load_checkpoint(path)
-        elif text.endswith(CHECKPOINT_SUFFIXES) and pretrained is None:
-            path = Path(text).expanduser()
-            label = name or backbone_label(path)
-            model, preprocess = load_checkpoint(path)
-        else:
-            model, preprocess, own, label = load_open_clip(
-                text, pretrained, own_tokenizer=tokenizer is None
-            )
-            tokenizer, label = tokenizer or own, name or label
-    tokenizer = tokenizer or clip_tokenizer(model, label)
-    tokenizer = checked_tokenizer(tokenizer, model, label)
-    return Backbone(model, tokenizer, preprocess, name=label, device=device, precision=precision)
-
-
-def _from_object(model: nn.Module) -> tuple[nn.Module, Preprocess]:
-    for needed in ("encode_image", "encode_text", "visual", "logit_scale"):
-        if not hasattr(model, needed):
-            raise CheckpointError(
-                f"{type(model).__name__} is no CLIP model object: it has no '{needed}'"
-            )
-    model = copy.deepcopy(model).float()  # the caller's object stays as it is
-    size = getattr(model.visual, "input_resolution", None)
-    return model, Preprocess(size=int(size)) if size else own_preprocess(model)
-
-
-def _warn_of_emulation(precision: Precision, device: torch.device) -> None:
-    """A CPU without instructions for a low precision computes it many times slower than fp32."""
-    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
-        return
-    native = {
-        "bf16": torch.ops.mkldnn._is_mkldnn_bf16_supported,
-        "fp16": torch.ops.mkldnn._is_mkldnn_fp16_supported,
-    }.get(str(precision).removesuffix(COMPILE))
-    if native is not None and not native():
-        warnings.warn(
-            f"this CPU has no instructions for {precision} and emulates it, many times slower than "
-            "fp32; leave --precision out, or use a GPU",
-            stacklevel=3,
-        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import warnings
@@ -153,6 +154,22 @@ def load_checkpoint(path: Path) -> tuple[nn.Module, Preprocess]:
     return model, preprocess
 
 
+def own_preprocess(model: Any) -> Preprocess:
+    """The preprocessing that open_clip keeps on a model; CLIP's where it keeps none.
+
+    Raises:
+        CheckpointError: one that is not supported.
+    """
+    config = getattr(model.visual, "preprocess_cfg", None) or {}
+    size = config.get("size") or getattr(model.visual, "image_size", None)
+    if size is None:
+        raise CheckpointError(
+            f"{type(model).__name__}: neither visual.image_size nor visual.preprocess_cfg says "
+            "how large its images are; set one"
+        )
+    return Preprocess.from_open_clip(config, size, type(model).__name__, CheckpointError)
+
+
 def _unfit(path: Path, error: Exception) -> CheckpointError:
     reason = first_line(error, 200)
     if isinstance(error, KeyError):
@@ -176,10 +193,10 @@ def _merged(
     cls: type, part: str, sizes: dict[str, Any], config: Mapping[str, Any], source: str
 ) -> dict[str, Any]:
     """Sizes read off the weights, and the flags of a configuration."""
-    merged = dict(sizes)
+    merged, known = dict(sizes), {field.name for field in dataclasses.fields(cls)}
     for key, value in (config.get(part) or {}).items():
         where = f"{source}: {part}.{key} is {shown(value)}"
-        if value is None or (key not in cls.__dataclass_fields__ and not key.startswith(_PLACES)):
+        if value is None or (key not in known and not key.startswith(_PLACES)):
             continue
         if key.startswith(_PLACES):
             if not value or key not in _named_places(config):

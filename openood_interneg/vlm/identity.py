@@ -32,10 +32,15 @@ def model_digest(model: nn.Module, tokenizer: Callable[[Sequence[str]], Tensor])
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for name, tensor in sorted(tensors.items()):
         hasher.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
-        hasher.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        hasher.update(_bytes(tensor))
     tokens = tokenizer(list(_PROBES))
     hasher.update(repr((tuple(tokens.shape), tokens.tolist())).encode())
     return hasher.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    """The values of a tensor as they lie in memory."""
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
 
 
 def _plain(value: Any, depth: int = 0) -> Any:
@@ -54,8 +59,8 @@ def _plain(value: Any, depth: int = 0) -> Any:
         parts = (value.func, value.args, value.keywords)
         return ("partial", *(_plain(part, depth) for part in parts))
     if isinstance(value, Tensor):  # of a tensor that is no buffer
-        data = value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
-        return (str(value.dtype), tuple(value.shape), hashlib.blake2b(data).hexdigest())
+        digest = hashlib.blake2b(_bytes(value)).hexdigest()
+        return (str(value.dtype), tuple(value.shape), digest)
     if hasattr(value, "__qualname__"):  # a class, a function, a method
         return f"{value.__module__}.{value.__qualname__}"
     kind = f"{type(value).__module__}.{type(value).__qualname__}"

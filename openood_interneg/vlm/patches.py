@@ -1,20 +1,15 @@
 """Projected features of an image's patches, for methods that look at regions (GL-MCM).
 
 The image tower of CLIP's ViT projects its class token alone. Patch tokens can be projected by the
-same weights, in two ways:
-
-* `value`: the last block without its attention pattern, each patch seeing its own value vector:
-  v = x + out(value(ln_1 x)), then the block's MLP. GL-MCM, LoCoOp and Local-Prompt use this; it
-  keeps patches local and comparable with texts.
-* `output`: the patch tokens as they leave the last block.
-
-Both then go through the final norm and the projection. A hook on the last block reads what it is
-given, so the tower itself is run once and unchanged, whatever precision it runs in.
+same weights: the last block is run without its attention pattern, each patch seeing its own value
+vector, v = x + out(value(ln_1 x)), then the block's MLP, the final norm and the projection. GL-MCM,
+LoCoOp and Local-Prompt use this; it keeps patches local and comparable with texts. A hook on the
+last block reads its input, so the tower itself runs once and unchanged, in any precision.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,21 +18,18 @@ from torch import Tensor, nn
 from openood_interneg.settings import InternegError
 from openood_interneg.vlm.backbones import Backbone
 
-PatchKind = Literal["value", "output"]
-
 
 class PatchError(InternegError, ValueError):
     """An image tower without patch tokens that can be projected."""
 
 
 @torch.no_grad()
-def encode_with_patches(backbone: Backbone, images: Tensor, kind: PatchKind = "value") -> Tensor:
+def encode_with_patches(backbone: Backbone, images: Tensor) -> Tensor:
     """Global and patch features, laid out as views: the image first, then its patches.
 
     Args:
         backbone: open_clip's or OpenAI's CLIP with a ViT.
         images: (B, 3, size, size), preprocessed.
-        kind: how patches are projected, see the module's text.
 
     Returns:
         (1 + P, B, D) float32 unit rows; [0] is `backbone.encode_image(images)`.
@@ -45,14 +37,12 @@ def encode_with_patches(backbone: Backbone, images: Tensor, kind: PatchKind = "v
     Raises:
         PatchError: a ResNet, or a ViT of another make.
     """
-    if kind not in ("value", "output"):
-        raise PatchError(f"kind is {kind!r}; choose one of value, output")
     visual = _tower(backbone)
     block = visual.transformer.resblocks[-1]
     seen: list[Tensor] = []
 
-    def keep(module: nn.Module, inputs: tuple, output: Tensor) -> None:
-        seen.append((inputs[0] if kind == "value" else output).float())
+    def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        seen.append(inputs[0].float())
 
     hook = block.register_forward_hook(keep)
     try:
@@ -64,13 +54,12 @@ def encode_with_patches(backbone: Backbone, images: Tensor, kind: PatchKind = "v
     if not getattr(visual.transformer, "batch_first", False):
         x = x.transpose(0, 1)
     x = x[:, 1:]  # (B, P, width), without the class token
-    if kind == "value":
-        x = _value_path(block, x)
+    x = _value_path(block, x)
     x = visual.ln_post(x) @ visual.proj
     return torch.cat([whole[None], F.normalize(x.float(), dim=-1).transpose(0, 1)])
 
 
-def _value_path(block: nn.Module, x: Tensor) -> Tensor:
+def _value_path(block: Any, x: Tensor) -> Tensor:
     """The last block with every token attending to itself, (B, P, width)."""
     width = x.shape[-1]
     attn = block.attn
@@ -80,8 +69,8 @@ def _value_path(block: nn.Module, x: Tensor) -> Tensor:
     return x + getattr(block, "ls_2", nn.Identity())(block.mlp(block.ln_2(x)))
 
 
-def _tower(backbone: Backbone) -> nn.Module:
-    visual = getattr(backbone.model, "visual", None)
+def _tower(backbone: Backbone) -> Any:
+    visual: Any = getattr(backbone.model, "visual", None)
     for name in ("class_embedding", "transformer", "ln_post", "proj"):
         if getattr(visual, name, None) is None:
             raise PatchError(

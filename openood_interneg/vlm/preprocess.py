@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openood_interneg.settings import InternegError, SettingsError, shown
+
+if TYPE_CHECKING:  # both take a while to import
+    from PIL.Image import Image
+    from torch import Tensor
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -140,7 +144,7 @@ class Preprocess:
             return replace(self, resize=round(self.size * 256 / 224))
         raise SettingsError(f"preprocess is {name!r}; choose one of clip, openood_vlm")
 
-    def transform(self):
+    def transform(self) -> Callable[[Image], Tensor]:
         """torchvision Compose, PIL image -> (3, size, size) float32; Normalize comes last."""
         from torchvision import transforms  # a second to import
 
@@ -150,7 +154,7 @@ class Preprocess:
             # open_clip's own, as torchvision has no such resizing; its import takes a second, too
             from open_clip.transform import CenterCropOrPad, ResizeKeepRatio
 
-            shaped = [
+            shaped: list[Callable[[Image], Image]] = [
                 ResizeKeepRatio(resize, interpolation=mode, longest=1),
                 CenterCropOrPad(self.size, fill=self.fill),
             ]
@@ -169,7 +173,7 @@ class Preprocess:
             ]
         )
 
-    def key(self) -> dict:
+    def key(self) -> dict[str, Any]:
         """Everything that decides the pixels, for cache keys."""
         key = asdict(self)
         if self.resize_mode != "longest":
@@ -195,5 +199,5 @@ def _three_numbers(value: Any) -> bool:
     )
 
 
-def _to_rgb(image):
+def _to_rgb(image: Image) -> Image:
     return image.convert("RGB")

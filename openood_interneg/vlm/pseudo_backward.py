@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -76,7 +76,7 @@ class Embed(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, pseudo: Tensor, prompts: PreparedPrompts, plan: Layout) -> Tensor:
+    def forward(ctx: Any, pseudo: Tensor, prompts: PreparedPrompts, plan: Layout) -> Tensor:
         tower, width, count = prompts.tower, prompts.width, prompts.num_tokens
         batch, length = len(plan.index), plan.length
         keep = ctx.needs_input_grad[0]
@@ -143,7 +143,7 @@ class Embed(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         prompts, plan, tape, (x, mean, rstd), features, norm = ctx.rest
         tower, width, count = prompts.tower, prompts.width, prompts.num_tokens
         batch, length = len(plan.index), plan.length
@@ -203,15 +203,18 @@ def _spread(rows: Tensor, plan: Layout) -> Tensor:
 def _collect(places: Tensor, plan: Layout) -> Tensor:
     """(B, L, k) -> (N, k), the inverse of `_spread`; (B, 1, k) -> (B, k)."""
     rows = places.flatten(0, 1)
-    whole = plan.slots is None or places.shape[1] != plan.length
-    return rows if whole else rows.index_select(0, plan.slots)
+    if plan.slots is None or places.shape[1] != plan.length:
+        return rows
+    return rows.index_select(0, plan.slots)
 
 
 def _layer_norm(x: Tensor, norm: tuple[Tensor, Tensor, float]) -> tuple[Tensor, Tensor, Tensor]:
     return torch.native_layer_norm(x, x.shape[-1:], *norm)  # y, mean, 1 / deviation
 
 
-def _layer_norm_backward(grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, norm) -> Tensor:
+def _layer_norm_backward(
+    grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, norm: tuple[Tensor, Tensor, float]
+) -> Tensor:
     weight, offset, _ = norm
     wanted = [True, False, False]
     return torch.ops.aten.native_layer_norm_backward(

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from openood_interneg.settings import InternegError
 from openood_interneg.vlm.pseudo_backward import Embed, Layout
 from openood_interneg.vlm.text_tower import CausalTextTower, FullLengthTextTower
+from openood_interneg.vlm.tokenizers import Tokenizer
 from openood_interneg.vlm.tower_weights import causal_bias
 
 PLACEHOLDER = "$"
@@ -19,6 +20,15 @@ PLACEHOLDER = "$"
 
 class TextTowerError(InternegError, ValueError):
     """A prompt that cannot hold the pseudo-tokens."""
+
+
+def placeholder_ids(tokenizer: Tokenizer) -> list[int]:
+    """Ids of the placeholder, from the tokenizer itself: what differs from blank text.
+
+    Pseudo-tokens need one; several mean that the tokenizer splits the placeholder.
+    """
+    filled, blank = tokenizer([PLACEHOLDER, ""])
+    return [t for t in filled.tolist() if t not in set(blank.tolist())]
 
 
 def pseudo_prompts(
@@ -148,7 +158,9 @@ class PseudoPrompts:
 class FullLengthPseudoPrompts:
     """`PseudoPrompts` without shortcuts: the embedding layer's output is overwritten."""
 
-    def __init__(self, tower: FullLengthTextTower, tokens: Tensor, num_tokens: int, placeholder):
+    def __init__(
+        self, tower: FullLengthTextTower, tokens: Tensor, num_tokens: int, placeholder: int
+    ):
         self.tower, self.tokens, self.num_tokens = tower, tokens, num_tokens
         self.width = tower.width
         self.start = placeholder_start(tokens, num_tokens, placeholder)
@@ -164,7 +176,7 @@ class FullLengthPseudoPrompts:
         columns = self.start[index][:, None] + torch.arange(self.num_tokens, device=index.device)
         rows = torch.arange(len(index), device=index.device)[:, None]
 
-        def fill(module, inputs, output):
+        def fill(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             output = output.clone()
             output[rows, columns] = pseudo.to(output.dtype)
             return output

@@ -178,8 +178,8 @@ def read_json(path: Path, error: type[InternegError]) -> Any:
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader; a key that stands twice is an error, not silently the last one."""
 
-    def construct_mapping(self, node, deep=False):
-        seen = set()
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
                 if key.value in seen:

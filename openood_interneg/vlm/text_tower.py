@@ -17,6 +17,7 @@ the model's own forward.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -45,11 +46,11 @@ class CausalTextTower:
 
     exact_truncation = True
 
-    def __init__(self, source: nn.Module, eot: Callable[[Tensor], Tensor], dtype: torch.dtype):
+    def __init__(self, source: Any, eot: Callable[[Tensor], Tensor], dtype: torch.dtype):
         self.eot = eot
         self.dtype = dtype
-        self.token_embedding = source.token_embedding.weight.detach()
-        self.positional_embedding = source.positional_embedding.detach().float()
+        self.token_embedding: Tensor = source.token_embedding.weight.detach()
+        self.positional_embedding: Tensor = source.positional_embedding.detach().float()
         self.width = self.positional_embedding.shape[1]
         self.device = self.positional_embedding.device
         self.blocks = [read_block(block, dtype) for block in source.transformer.resblocks]

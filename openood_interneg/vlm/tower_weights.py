@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -101,7 +102,7 @@ def _is_causal(source: nn.Module, blocks: Sequence[nn.Module]) -> bool:
     return mask.dim() == 2 and bool((blocked == upper).all())
 
 
-def _is_plain_block(block: nn.Module) -> bool:
+def _is_plain_block(block: Any) -> bool:
     children = {name for name, _ in block.named_children()}
     if (
         not {"ln_1", "attn", "ln_2", "mlp"}
@@ -122,8 +123,10 @@ def _is_plain_block(block: nn.Module) -> bool:
     )
 
 
-def read_block(block: nn.Module, dtype: torch.dtype) -> Block:
-    def linear(weight: Tensor, bias: Tensor, scale: Tensor | None = None):
+def read_block(block: Any, dtype: torch.dtype) -> Block:
+    """Weights of a block that `causal_source` has accepted."""
+
+    def linear(weight: Tensor, bias: Tensor, scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
         weight, bias = weight.detach().float(), bias.detach().float()
         if scale is not None:  # a layer scale folds into the linear layer before it
             weight, bias = weight * scale[:, None], bias * scale
@@ -173,14 +176,14 @@ def norm_weights(module: nn.LayerNorm) -> tuple[Tensor, Tensor, float]:
     return module.weight.detach().float(), module.bias.detach().float(), module.eps
 
 
-def projection_weights(projection) -> tuple[Tensor, Tensor | None]:
+def projection_weights(projection: nn.Linear | Tensor) -> tuple[Tensor, Tensor | None]:
     if isinstance(projection, nn.Linear):
         bias = None if projection.bias is None else projection.bias.detach().float()
         return projection.weight.detach().float(), bias
     return projection.detach().float().t().contiguous(), None
 
 
-def causal_bias(length: int, past: int, device) -> Tensor:
+def causal_bias(length: int, past: int, device: torch.device) -> Tensor:
     """Additive mask (1, 1, L, P + L): a position sees the prefix, itself and what is before."""
     blocked = torch.ones(length, past + length, dtype=torch.bool, device=device).triu(past + 1)
     return torch.zeros(1, 1, length, past + length, device=device).masked_fill(

@@ -42,9 +42,10 @@ them, or where the table says so a layout of our own.
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, overload
 
 import torch
 import torch.nn.functional as F
@@ -53,7 +54,7 @@ from torch import Tensor, nn
 from openood_interneg.settings import SettingsError
 from openood_interneg.vlm.backbones import Backbone
 from openood_interneg.vlm.prompts import fill
-from openood_interneg.vlm.pseudo_prompts import PLACEHOLDER, pseudo_prompts
+from openood_interneg.vlm.pseudo_prompts import PLACEHOLDER, placeholder_ids, pseudo_prompts
 from openood_interneg.vlm.tensor_files import read_tensors
 from openood_interneg.vlm.text_tower import CausalTextTower
 from openood_interneg.vlm.tower_weights import causal_source
@@ -94,6 +95,16 @@ def read_checkpoint(path: str | Path, setting: str = "checkpoint") -> dict[str, 
     if not tensors:
         raise TrainedPromptError(f"{setting}: {path} holds no tensors by name")
     return tensors
+
+
+@overload
+def pick(
+    tensors: Mapping[str, Tensor], name: str, *, optional: Literal[False] = False
+) -> Tensor: ...
+
+
+@overload
+def pick(tensors: Mapping[str, Tensor], name: str, *, optional: bool) -> Tensor | None: ...
 
 
 def pick(tensors: Mapping[str, Tensor], name: str, *, optional: bool = False) -> Tensor | None:
@@ -173,8 +184,7 @@ def learned_prompts(
 
 def _placeholder(backbone: Backbone) -> int:
     """Id of the token that learned vectors replace."""
-    filled, blank = backbone.tokenizer([PLACEHOLDER, ""])
-    found = set(filled.tolist()) - set(blank.tolist())
+    found = set(placeholder_ids(backbone.tokenizer))
     if len(found) != 1:
         raise TrainedPromptError(
             f"the tokenizer of {backbone.name} splits '{PLACEHOLDER}', which stands for learned "
@@ -208,7 +218,7 @@ def no_features(
     found = causal_source(backbone.model)
     if found is None:
         raise TrainedPromptError(f"the text tower of {backbone.name} is not CLIP's causal one")
-    source, eot = found
+    source: Any = found[0]
     text = nn.Module()
     for name in ("token_embedding", "transformer", "ln_final"):
         part = copy.deepcopy(getattr(source, name))
@@ -231,12 +241,12 @@ def no_features(
         )
     text.positional_embedding = nn.Parameter(position.to(backbone.device), requires_grad=False)
     text.text_projection = nn.Parameter(projection.to(backbone.device), requires_grad=False)
-    tower = CausalTextTower(text, eot, backbone.dtype)
-    total = 0
+    tower = CausalTextTower(text, found[1], backbone.dtype)
+    features = []
     for template in templates:
         tokens = backbone.tokenizer([fill(template, name) for name in names])
-        total = total + torch.cat([tower.encode(part) for part in tokens.split(256)])
-    return F.normalize(total, dim=-1)
+        features.append(torch.cat([tower.encode(part) for part in tokens.split(256)]))
+    return F.normalize(functools.reduce(torch.add, features), dim=-1)
 
 
 def _load(part: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:

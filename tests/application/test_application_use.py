@@ -17,7 +17,7 @@ from openood_interneg.cli.score import open_input, parse_protections
 from openood_interneg.data.images import ImageError, ImageLimits, as_image
 from openood_interneg.detectors.base import DetectorError
 from openood_interneg.settings import InterNegSettings, SettingsError
-from openood_interneg.vlm.backbones import load_backbone
+from openood_interneg.vlm.factory import load_backbone
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_state_says_which_file_its_model_came_from(tmp_path):
     from importlib.resources import files
 
     for name in ("clip.safetensors", "clip.json"):
-        shutil.copy(files("openood_interneg.demo") / name, tmp_path / name)
+        shutil.copy(files("openood_interneg.vlm") / "miniature" / name, tmp_path / name)
     options = dict(corpus=str(world() / "words.txt"), num_negatives=20, cache=False, gamma=0.5)
     detector = InterNegDetector(tmp_path / "clip.safetensors", **options)
     detector.fit(CLASSES, world() / "id").save(tmp_path / "a.safetensors")
@@ -105,9 +105,9 @@ def test_a_state_says_which_file_its_model_came_from(tmp_path):
 def test_a_state_of_another_architecture_with_the_same_weights_is_refused(tmp_path, change):
     from importlib.resources import files
 
-    demo = files("openood_interneg.demo")
-    shutil.copy(demo / "clip.safetensors", tmp_path / "clip.safetensors")
-    config = json.loads((demo / "clip.json").read_text())
+    miniature = files("openood_interneg.vlm") / "miniature"
+    shutil.copy(miniature / "clip.safetensors", tmp_path / "clip.safetensors")
+    config = json.loads((miniature / "clip.json").read_text())
     (tmp_path / "clip.json").write_text(json.dumps(config))
     options = dict(corpus=str(world() / "words.txt"), num_negatives=20, cache=False, gamma=0.5)
     detector = InterNegDetector(tmp_path / "clip.safetensors", **options)

@@ -24,7 +24,7 @@ from openood_interneg.detectors.base import DetectorError
 from openood_interneg.detectors.protections import ProtectionSettings
 from openood_interneg.negatives.proxies import ProxyError
 from openood_interneg.settings import SettingsError
-from openood_interneg.vlm.backbones import load_backbone
+from openood_interneg.vlm.factory import load_backbone
 
 CLASSES = ID_KINDS[:4]
 WORDS = (

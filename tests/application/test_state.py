@@ -22,7 +22,7 @@ import json, os, signal, sys, time
 import torch, torchvision, pydantic.type_adapter
 from openood_interneg.cli import app
 import openood_interneg.application.detector
-from openood_interneg.vlm.backbones import load_backbone
+from openood_interneg.vlm.factory import load_backbone
 load_backbone("miniature").encode_text(["a"])
 torch.optim.AdamW([torch.zeros(1, requires_grad=True)])
 answers = os.fdopen(os.dup(1), "w")

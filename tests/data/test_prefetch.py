@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from openood_interneg.data.prefetch import encoded_ahead
 from openood_interneg.settings import SettingsError
-from openood_interneg.vlm.backbones import load_backbone
+from openood_interneg.vlm.factory import load_backbone
 
 CPU = torch.device("cpu")
 

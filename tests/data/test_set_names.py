@@ -16,7 +16,7 @@ from openood_interneg.evaluation.evaluate import Evaluation
 from openood_interneg.reproduce.cells import Options
 from openood_interneg.reproduce.exhibits import _by_key
 from openood_interneg.settings import SettingsError
-from openood_interneg.vlm.backbones import load_backbone
+from openood_interneg.vlm.factory import load_backbone
 
 
 def drawn(folder, name, colours, label=-1) -> ImageList:

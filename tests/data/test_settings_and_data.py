@@ -19,8 +19,9 @@ from openood_interneg.data.benchmark import (
 )
 from openood_interneg.data.store import Store, StoreError, atomic_path, read_tensors
 from openood_interneg.settings import InterNegSettings, SettingsError, as_mapping, from_mapping
-from openood_interneg.vlm.backbones import Backbone, FeatureError, WeightsError, load_backbone
+from openood_interneg.vlm.backbones import Backbone, FeatureError
 from openood_interneg.vlm.checkpoints import CheckpointError, load_checkpoint
+from openood_interneg.vlm.factory import WeightsError, load_backbone
 
 
 class TestSettings:

@@ -106,7 +106,7 @@ def test_a_network_refuses_names_that_are_the_same():
 def test_names_alike_within_the_tokens_that_the_model_reads_are_refused_by_all():
     from openood_interneg.negatives.space_builder import TextSpaceBuilder
     from openood_interneg.plugin.network import ClipZeroShot
-    from openood_interneg.vlm.backbones import load_backbone
+    from openood_interneg.vlm.factory import load_backbone
 
     backbone = load_backbone("miniature")
     names = ("very " * 100 + "old", "cat", "very " * 100 + "new")

@@ -7,7 +7,7 @@ import golden_zoo as zoo
 import pytest
 
 from openood_interneg.detectors.base import DetectorError
-from openood_interneg.vlm.backbones import load_backbone
+from openood_interneg.vlm.factory import load_backbone
 
 FILES = {path.stem: zoo.Golden(path) for path in zoo.files()}
 SCORES = [name for name, golden in FILES.items() if golden.kind == "scores"]

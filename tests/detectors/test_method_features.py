@@ -17,7 +17,7 @@ from openood_interneg.reproduce.cells import Options, Reproduction
 from openood_interneg.reproduce.error_types import text_logits
 from openood_interneg.reproduce.exhibits import make_exhibit
 from openood_interneg.reproduce.experiment import KINDS, load_experiment
-from openood_interneg.vlm.backbones import load_backbone
+from openood_interneg.vlm.factory import load_backbone
 
 EXPERIMENT = """
 title: CoVer

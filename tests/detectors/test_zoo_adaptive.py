@@ -32,7 +32,7 @@ from openood_interneg.detectors.tanl import (
 from openood_interneg.negatives.space_builder import TextSpaceBuilder
 from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.settings import SettingsError, as_mapping
-from openood_interneg.vlm.backbones import load_backbone
+from openood_interneg.vlm.factory import load_backbone
 
 SIZE, CLASSES, NEGATIVES, SCALE = 24, 6, 31, 20.0
 

@@ -35,7 +35,7 @@ from openood_interneg.negatives.raw_average import encode_ensemble
 from openood_interneg.negatives.space_builder import TextSpaceBuilder
 from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.settings import SettingsError, as_mapping
-from openood_interneg.vlm.backbones import load_backbone
+from openood_interneg.vlm.factory import load_backbone
 from openood_interneg.vlm.prompts import prompt_set
 
 SIZE, CLASSES, NEGATIVES, SCALE, PER_CLASS = 24, 6, 30, 20.0, 12

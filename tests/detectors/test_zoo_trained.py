@@ -53,7 +53,7 @@ from openood_interneg.detectors.trained import (
 from openood_interneg.negatives.space_builder import TextSpaceBuilder
 from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.settings import SettingsError, as_mapping
-from openood_interneg.vlm.backbones import load_backbone
+from openood_interneg.vlm.factory import load_backbone
 from openood_interneg.vlm.patches import PatchError, encode_with_patches
 from openood_interneg.vlm.trained_prompts import (
     TrainedPromptError,

@@ -12,7 +12,7 @@ from openood_interneg.evaluation import provenance
 from openood_interneg.evaluation.evaluate import Evaluation
 from openood_interneg.evaluation.provenance import run_record
 from openood_interneg.negatives.corpus import load_corpus
-from openood_interneg.vlm.backbones import load_backbone
+from openood_interneg.vlm.factory import load_backbone
 
 
 def small_benchmark(folder) -> Benchmark:

@@ -10,7 +10,7 @@ from openood_interneg.data.store import Store
 from openood_interneg.detectors.registry import get_method
 from openood_interneg.evaluation.evaluate import Evaluation
 from openood_interneg.evaluation.results import summary
-from openood_interneg.vlm.backbones import load_backbone
+from openood_interneg.vlm.factory import load_backbone
 
 METHODS = {
     "neglabel_intra_negatives": "neglabel",

@@ -32,7 +32,7 @@ from openood_interneg.plugin.postprocessors import (
 )
 from openood_interneg.plugin.streams import MixedStreams, evaluate
 from openood_interneg.settings import SettingsError
-from openood_interneg.vlm.backbones import load_backbone
+from openood_interneg.vlm.factory import load_backbone
 from openood_interneg.vlm.preprocess import Preprocess
 
 

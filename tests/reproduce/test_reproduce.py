@@ -32,7 +32,7 @@ from openood_interneg.reproduce.experiment import (
 from openood_interneg.reproduce.tables import build_table
 from openood_interneg.reproduce.write import write_report, write_result
 from openood_interneg.settings import SettingsError
-from openood_interneg.vlm.backbones import load_backbone
+from openood_interneg.vlm.factory import load_backbone
 
 SMALL = {"NegLabel", "CSP"}
 CHROMIUM = next(

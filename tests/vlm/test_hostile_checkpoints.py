@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from openood_interneg.vlm.backbones import FeatureError, WeightsError, load_backbone
+from openood_interneg.vlm.backbones import FeatureError
 from openood_interneg.vlm.checkpoints import CheckpointError
+from openood_interneg.vlm.factory import WeightsError, load_backbone
 from openood_interneg.vlm.trained_prompts import TrainedPromptError, read_checkpoint
 
 VISION = {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16, "head_width": 32}

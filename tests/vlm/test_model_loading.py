@@ -17,9 +17,9 @@ from openood_interneg.settings import (
     first_line,
     require_package,
 )
-from openood_interneg.vlm import backbones
-from openood_interneg.vlm.backbones import WeightsError, load_backbone
+from openood_interneg.vlm import factory
 from openood_interneg.vlm.checkpoints import CheckpointError
+from openood_interneg.vlm.factory import WeightsError, load_backbone
 from openood_interneg.vlm.tokenizers import TokenizerError
 
 
@@ -71,7 +71,7 @@ def named(monkeypatch):
     known = open_clip.factory._MODEL_CONFIGS
     monkeypatch.setitem(known, "tiny-1", ARCHITECTURE)
     monkeypatch.setitem(known, "tiny-1-quickgelu", ARCHITECTURE | {"quick_gelu": True})
-    monkeypatch.setitem(backbones.OPENAI_BACKBONES, "tiny/1", "tiny-1-quickgelu")
+    monkeypatch.setitem(factory.OPENAI_BACKBONES, "tiny/1", "tiny-1-quickgelu")
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from openood_interneg.settings import SettingsError
-from openood_interneg.vlm.backbones import load_backbone
 from openood_interneg.vlm.checkpoints import CheckpointError
+from openood_interneg.vlm.factory import load_backbone
 from openood_interneg.vlm.preprocess import Preprocess
 
 SIGLIP = {"mean": [0.5] * 3, "std": [0.5] * 3, "resize_mode": "squash"}

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from openood_interneg.negatives.inversion import LiveInverter, draw, invert
-from openood_interneg.vlm.backbones import Backbone, load_backbone
+from openood_interneg.vlm.backbones import Backbone
+from openood_interneg.vlm.factory import load_backbone
 from openood_interneg.vlm.preprocess import Preprocess
 from openood_interneg.vlm.prompts import prompt_set
 from openood_interneg.vlm.pseudo_prompts import TextTowerError, pseudo_prompts
