@@ -63,8 +63,8 @@ def write_benchmark(
         "test_shapes": ("shapes", "test", "test", _each(ID_KINDS, test_per_class)),
         "test_othershapes": ("othershapes", "test", "othershapes", _round_robin(NEAR_KINDS, near)),
     }
-    for name, kinds in FAR_KINDS.items():
-        sets[f"test_{name}"] = (name, "test", name, _round_robin(kinds, far))
+    for name, far_kinds in FAR_KINDS.items():
+        sets[f"test_{name}"] = (name, "test", name, _round_robin(far_kinds, far))
     total, done = sum(len(kinds) for *_, kinds in sets.values()), 0
 
     root.parent.mkdir(parents=True, exist_ok=True)
