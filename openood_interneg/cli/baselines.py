@@ -83,7 +83,7 @@ def _train(evaluation: Evaluation, pixels: bool, batch_size: int) -> FeatureSet 
         train = train.subset(sample_per_class(train.labels, classes, TRAIN_PER_CLASS))
     if pixels:
         return _loader(evaluation, train, batch_size)
-    features = evaluation.images.features(train)
+    features = evaluation.encoder.features(train)
     return FeatureSet("train", features, image_ids(train.paths), train.labels)
 
 
@@ -105,8 +105,8 @@ class _OpenOODImages(Dataset):
 
 
 def _loader(evaluation: Evaluation, images: ImageList, batch_size: int) -> DataLoader:
-    preprocess = evaluation.images.preprocess
+    preprocess = evaluation.encoder.preprocess
     paths = [images.file(i) for i in range(len(images))]
     files = ImageFiles(paths, preprocess.transform(), preprocess.size)
-    workers = evaluation.images.workers
+    workers = evaluation.encoder.workers
     return DataLoader(_OpenOODImages(files, images), batch_size, num_workers=workers)

@@ -91,10 +91,10 @@ def encode(
                 workers=workers,
                 progress=progress,
             )
-            evaluation.images.shard_rows = shard_size
+            evaluation.encoder.shard_rows = shard_size
             evaluation.check([(method, chosen)])
             for images in (benchmark.test, *benchmark.ood):
-                evaluation.images.encode(images)
+                evaluation.encoder.encode(images)
             source = evaluation.source
             if benchmark.train is not None:
                 source.proxies(chosen)
@@ -107,7 +107,7 @@ def encode(
                     for images in (benchmark.test, *benchmark.ood):
                         invert_all(world, evaluation, inverter, images, shard_size, progress)
         say(
-            f"process {world.rank} of {world.size} encoded {evaluation.images.encoded} images",
+            f"process {world.rank} of {world.size} encoded {evaluation.encoder.encoded} images",
             quiet,
         )
 

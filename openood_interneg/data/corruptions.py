@@ -1,4 +1,4 @@
-"""Views of an image: corrupted copies that are encoded beside the original (for CoVer).
+"""Corrupted copies of an image.
 
 The 18 corruptions at five severities are those of ImageNet-C (Hendrycks & Dietterich,
 arXiv 1903.12261) with its published constants, done with NumPy, SciPy and Pillow in memory. Three
@@ -18,22 +18,27 @@ severity): a view depends on nothing else, neither on which other views are made
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from PIL import Image
 from scipy import ndimage
 
+from openood_interneg.data.blurs import (
+    Array,
+    Rng,
+    defocus_blur,
+    gaussian_blur,
+    glass_blur,
+    motion_blur,
+    smear,
+    zoom_blur,
+    zoomed,
+)
 from openood_interneg.settings import InternegError
 
 ORIGINAL = "original"
 SEVERITIES = (1, 2, 3, 4, 5)
-
-Array = np.ndarray  # (H, W, 3) float32 in [0, 1], or (H, W)
-Rng = np.random.Generator
 
 
 class ViewError(InternegError, ValueError):
@@ -104,77 +109,6 @@ def plasma_fractal(shape: tuple[int, int], decay: float, rng: Rng) -> Array:
     return (field / field.max())[: shape[0], : shape[1]].astype(np.float32)
 
 
-# ---- blur ----------------------------------------------------------------------------------
-
-
-def gaussian_blur(x: Array, rng: Rng, sigma: float) -> Array:
-    """Gaussian of `sigma` pixels, edges repeated."""
-    sigmas = (sigma, sigma, 0) if x.ndim == 3 else sigma
-    return ndimage.gaussian_filter(x, sigmas, mode="nearest", truncate=4.0)
-
-
-def defocus_blur(x: Array, rng: Rng, radius: int, alias: float) -> Array:
-    """A disc of `radius` pixels, its rim softened by a small Gaussian of `alias` pixels."""
-    reach = max(8, radius)
-    line = np.arange(-reach, reach + 1)
-    disc = (line[:, None] ** 2 + line[None] ** 2 <= radius**2).astype(np.float64)
-    width = 1 if radius <= 8 else 2  # kernels of 3 x 3 and 5 x 5
-    soft = np.exp(-(np.arange(-width, width + 1) ** 2) / (2 * alias**2))
-    soft /= soft.sum()
-    disc = ndimage.correlate1d(disc / disc.sum(), soft, axis=0, mode="mirror")
-    return _correlate(x, ndimage.correlate1d(disc, soft, axis=1, mode="mirror"))
-
-
-def motion_blur(x: Array, rng: Rng, radius: int, sigma: float) -> Array:
-    """Smeared along a direction drawn from U(-45, 45) degrees."""
-    return smear(x, radius, sigma, rng.uniform(-45, 45))
-
-
-def smear(x: Array, radius: int, sigma: float, angle: float) -> Array:
-    """Half a Gaussian over 2 radius + 1 offsets along `angle` degrees, edges repeated."""
-    steps = np.arange(2 * radius + 1)
-    weights = np.exp(-(steps**2) / (2 * sigma**2))
-    weights /= weights.sum()
-    radians = np.deg2rad(angle)
-    right = np.ceil(steps * np.cos(radians) - 0.5).astype(int)
-    down = np.ceil(steps * np.sin(radians) - 0.5).astype(int)
-    reach = int(max(np.abs(right).max(), np.abs(down).max()))
-    height, width = x.shape[:2]
-    padded = np.pad(x, ((reach, reach), (reach, reach), (0, 0)), mode="edge")
-    out = np.zeros_like(x)
-    for weight, i, j in zip(weights.astype(x.dtype), reach + down, reach + right, strict=True):
-        out += weight * padded[i : i + height, j : j + width]
-    return out
-
-
-def zoom_blur(x: Array, rng: Rng, last: float, step: float) -> Array:
-    """Mean of the image and its enlargements by 1, 1 + step, ..., below `last`."""
-    factors = np.arange(1, last, step)
-    return (x + sum(_zoomed(x, factor) for factor in factors)) / (len(factors) + 1)
-
-
-def glass_blur(x: Array, rng: Rng, sigma: float, reach: int, rounds: int) -> Array:
-    """Blurred, each pixel replaced by one nearby, blurred again.
-
-    The published code means to swap pixels, but overwrites the first by the second before it
-    copies it back, so in effect it copies; so does this.
-    """
-    x = np.uint8(gaussian_blur(x, rng, sigma) * 255) / np.float32(255)
-    height, width = x.shape[:2]
-    source = np.arange(height * width).tolist()  # which pixel each place holds
-    for _ in range(rounds):
-        rows = range(height - reach - 1, reach - 1, -1)
-        columns = range(width - reach - 1, reach - 1, -1)
-        moves = rng.integers(-reach, reach, (max(len(rows), 0), max(len(columns), 0), 2))
-        jumps = (moves[..., 1] * width + moves[..., 0]).tolist()
-        for row, line in zip(rows, jumps, strict=True):
-            for column, jump in zip(columns, line, strict=True):
-                place = row * width + column
-                source[place] = source[place + jump]
-    x = x.reshape(-1, x.shape[2])[source].reshape(x.shape)
-    return gaussian_blur(x, rng, sigma)
-
-
 # ---- noise ---------------------------------------------------------------------------------
 
 
@@ -214,7 +148,7 @@ def snow(
     keep: float,
 ) -> Array:
     """Thresholded, enlarged and smeared noise as flakes, over a whitened image."""
-    flakes = _zoomed(rng.normal(mean, scale, x.shape[:2])[..., None], zoom)[..., 0]
+    flakes = zoomed(rng.normal(mean, scale, x.shape[:2])[..., None], zoom)[..., 0]
     flakes[flakes < floor] = 0
     flakes = np.uint8(np.clip(flakes, 0, 1) * 255) / np.float32(255)
     flakes = smear(flakes[..., None], radius, sigma, rng.uniform(-135, -45))
@@ -289,14 +223,14 @@ def elastic_transform(x: Array, rng: Rng, strength: float, sigma: float, affine:
 
 def pixelate(x: Array, rng: Rng, scale: float) -> Array:
     """Shrunk to `scale` of its size and enlarged again, with boxes."""
-    image, (height, width) = _to_image(x), x.shape[:2]
+    image, (height, width) = to_image(x), x.shape[:2]
     small = image.resize((max(int(width * scale), 1), max(int(height * scale), 1)), Image.BOX)
-    return _to_array(small.resize((width, height), Image.BOX))
+    return to_array(small.resize((width, height), Image.BOX))
 
 
 def jpeg_compression(x: Array, rng: Rng, quality: int) -> Array:
     """Written and read as JPEG."""
-    return _to_array(_as_jpeg(_to_image(x), quality))
+    return to_array(as_jpeg(to_image(x), quality))
 
 
 # Constants by severity, from ImageNet-C.
@@ -356,71 +290,6 @@ CORRUPTIONS: dict[str, tuple[Callable[..., Array], tuple[tuple, ...]]] = {
 
 _NUMBER = {name: number for number, name in enumerate(CORRUPTIONS)}  # part of the random key
 
-_RECOMMENDED = ("brightness", "fog", "saturate", "motion_blur", "defocus_blur", "gaussian_blur")
-
-
-def views(name: str) -> tuple[str, ...]:
-    """Names of the views of a set, the original first.
-
-    `recommended13`: severities 1 and 2 of six corruptions, the set that CoVer's code comments
-    recommend; `all91`: all 18 at all five severities. A view is named like "fog-2".
-
-    Raises:
-        ViewError: another name.
-    """
-    if name == "recommended13":
-        kinds, severities = _RECOMMENDED, (1, 2)
-    elif name == "all91":
-        kinds, severities = tuple(CORRUPTIONS), SEVERITIES
-    else:
-        raise ViewError(f"views is {name!r}; choose one of recommended13, all91")
-    return (ORIGINAL, *(f"{kind}-{severity}" for kind in kinds for severity in severities))
-
-
-@dataclass(frozen=True)
-class ViewMaker:
-    """Makes the views of an image; picklable, so data loader workers can do it.
-
-    ImageNet-C's constants are for 224 pixels, so the corrupted copies are made of the image
-    resized (short side, bilinear) and cropped to `size`, and written as JPEG of quality `jpeg`,
-    as CoVer's files were. The original stays as it is.
-
-    Attributes:
-        names: views, as from `views(...)`.
-        seed: of everything random.
-        size: side of the corrupted copies in pixels; 0 keeps the image's own size.
-        jpeg: JPEG quality of the corrupted copies; 0 keeps them uncompressed.
-    """
-
-    names: tuple[str, ...]
-    seed: int = 0
-    size: int = 224
-    jpeg: int = 85
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "names", tuple(self.names))
-        for name in self.names:
-            _parse(name)
-
-    def __call__(self, image: Image.Image, key: int) -> list[Image.Image]:
-        """The views of an image, in the order of `names`.
-
-        Args:
-            image: PIL image of any mode. key: int64 that stands for the image.
-        """
-        image = image.convert("RGB")
-        pixels = None
-        made = []
-        for name in self.names:
-            if name == ORIGINAL:
-                made.append(image)
-                continue
-            if pixels is None:
-                pixels = _to_array(_square(image, self.size) if self.size else image)
-            view = _to_image(corrupt(pixels, name, self.seed, key))
-            made.append(_as_jpeg(view, self.jpeg) if self.jpeg else view)
-        return made
-
 
 def corrupt(pixels: Array, name: str, seed: int, key: int) -> Array:
     """One corrupted copy of (H, W, 3) pixels in [0, 1]; the same for the same arguments.
@@ -428,7 +297,7 @@ def corrupt(pixels: Array, name: str, seed: int, key: int) -> Array:
     Raises:
         ViewError: unknown corruption or severity.
     """
-    kind, severity = _parse(name)
+    kind, severity = parse_view(name)
     function, constants = CORRUPTIONS[kind]
     word = (1 << 64) - 1
     number = _NUMBER[kind] * len(SEVERITIES) + severity
@@ -441,7 +310,7 @@ def corrupt(pixels: Array, name: str, seed: int, key: int) -> Array:
     return np.clip(view, 0, 1).astype(np.float32)
 
 
-def _parse(name: str) -> tuple[str, int]:
+def parse_view(name: str) -> tuple[str, int]:
     kind, _, severity = name.partition("-")
     if name == ORIGINAL:
         return name, 0
@@ -453,55 +322,18 @@ def _parse(name: str) -> tuple[str, int]:
     return kind, int(severity)
 
 
-def _to_array(image: Image.Image) -> Array:
+def to_array(image: Image.Image) -> Array:
     return np.asarray(image, dtype=np.float32) / 255
 
 
-def _to_image(x: Array) -> Image.Image:
+def to_image(x: Array) -> Image.Image:
     return Image.fromarray(np.uint8(np.clip(x, 0, 1) * 255))
 
 
-def _as_jpeg(image: Image.Image, quality: int) -> Image.Image:
+def as_jpeg(image: Image.Image, quality: int) -> Image.Image:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality)
     return Image.open(buffer).convert("RGB")
-
-
-def _square(image: Image.Image, size: int) -> Image.Image:
-    scale = size / min(image.size)
-    width, height = (max(round(side * scale), size) for side in image.size)
-    image = image.resize((width, height), Image.BILINEAR)
-    left, top = (width - size) // 2, (height - size) // 2
-    return image.crop((left, top, left + size, top + size))
-
-
-def _correlate(x: Array, kernel: Array) -> Array:
-    """Every channel of (H, W, c) with an odd square kernel; torch has the fast loop for it."""
-    reach = kernel.shape[0] // 2
-    while reach > 0 and not kernel[[0, -1]].any() and not kernel[:, [0, -1]].any():
-        kernel, reach = kernel[1:-1, 1:-1], reach - 1  # zeros at the rim cost as much as others
-    planes = torch.from_numpy(np.ascontiguousarray(x.transpose(2, 0, 1), dtype=np.float32))[:, None]
-    # The mirror image of a picture that is smaller than the kernel ends too soon.
-    mode = "reflect" if reach < min(x.shape[:2]) else "replicate"
-    planes = F.pad(planes, (reach,) * 4, mode=mode)
-    weight = torch.from_numpy(np.ascontiguousarray(kernel, dtype=np.float32))[None, None]
-    return F.conv2d(planes, weight)[:, 0].numpy().transpose(1, 2, 0)
-
-
-def _zoomed(x: Array, factor: float) -> Array:
-    """The middle 1/factor of (H, W, c), enlarged to the whole."""
-    height, width = x.shape[:2]
-    rows, columns = int(np.ceil(height / factor)), int(np.ceil(width / factor))
-    top, left = (height - rows) // 2, (width - columns) // 2
-    part = x[top : top + rows, left : left + columns]
-    # zoom rounds sizes; one output row more or less is trimmed or repeated at the end
-    large = ndimage.zoom(part, (factor, factor, 1), order=1)
-    top, left = max((large.shape[0] - height) // 2, 0), max((large.shape[1] - width) // 2, 0)
-    large = large[top : top + height, left : left + width]
-    missing = (height - large.shape[0], width - large.shape[1])
-    if max(missing) > 0:
-        large = np.pad(large, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
-    return large
 
 
 def _equalised(x: Array) -> Array:
@@ -512,8 +344,3 @@ def _equalised(x: Array) -> Array:
     spread = max(x.size - first, 1)
     table = np.round(np.clip(cumulative - first, 0, None) / spread * 255)
     return table[x.astype(np.int64)]
-
-
-def make_views(names: Sequence[str] | str, seed: int = 0) -> ViewMaker:
-    """A `ViewMaker` of a named set or of view names."""
-    return ViewMaker(views(names) if isinstance(names, str) else tuple(names), seed)

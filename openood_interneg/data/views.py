@@ -1,31 +1,115 @@
-"""Features of an image's views: corrupted copies (CoVer), or its patches (GL-MCM, Local-Prompt)."""
+"""Views of an image: corrupted copies that are encoded beside the original (for CoVer)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from openood_interneg.data.benchmark import ImageList
-from openood_interneg.data.corruptions import ViewMaker, views
-from openood_interneg.data.encode import FeatureKind, FeatureSource
+from openood_interneg.data.corruptions import (
+    CORRUPTIONS,
+    ORIGINAL,
+    SEVERITIES,
+    ViewError,
+    as_jpeg,
+    corrupt,
+    parse_view,
+    to_array,
+    to_image,
+)
 from openood_interneg.data.image_ids import image_id
-from openood_interneg.data.images import ImageError, ImageFiles, read_rgb
-from openood_interneg.data.store import Rows
-from openood_interneg.settings import SettingsError, TextSpaceSettings
-from openood_interneg.vlm.patches import encode_with_patches
+from openood_interneg.data.images import ImageError, read_rgb
 
-VIEW_IMAGES_PER_SHARD = 256
-PATCH_LIMIT = 8 * 2**30  # bytes of patch features that are held at once
+_RECOMMENDED = ("brightness", "fog", "saturate", "motion_blur", "defocus_blur", "gaussian_blur")
 
 
-class _ViewFiles(Dataset):
-    """Files -> ((V, 3, H, W) pixels, error text)."""
+def view_names(name: str) -> tuple[str, ...]:
+    """Names of the views of a set, the original first.
 
-    def __init__(self, paths: list[Path], names: list[str], maker: ViewMaker, transform, size: int):
+    `recommended13`: severities 1 and 2 of six corruptions, the set that CoVer's code comments
+    recommend; `all91`: all 18 at all five severities. A view is named like "fog-2".
+
+    Raises:
+        ViewError: another name.
+    """
+    if name == "recommended13":
+        kinds, severities = _RECOMMENDED, (1, 2)
+    elif name == "all91":
+        kinds, severities = tuple(CORRUPTIONS), SEVERITIES
+    else:
+        raise ViewError(f"views is {name!r}; choose one of recommended13, all91")
+    return (ORIGINAL, *(f"{kind}-{severity}" for kind in kinds for severity in severities))
+
+
+@dataclass(frozen=True)
+class ViewMaker:
+    """Makes the views of an image; picklable, so data loader workers can do it.
+
+    ImageNet-C's constants are for 224 pixels, so the corrupted copies are made of the image
+    resized (short side, bilinear) and cropped to `size`, and written as JPEG of quality `jpeg`,
+    as CoVer's files were. The original stays as it is.
+
+    Attributes:
+        names: views, as from `view_names(...)`.
+        seed: of everything random.
+        size: side of the corrupted copies in pixels; 0 keeps the image's own size.
+        jpeg: JPEG quality of the corrupted copies; 0 keeps them uncompressed.
+    """
+
+    names: tuple[str, ...]
+    seed: int = 0
+    size: int = 224
+    jpeg: int = 85
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", tuple(self.names))
+        for name in self.names:
+            parse_view(name)
+
+    def __call__(self, image: Image.Image, key: int) -> list[Image.Image]:
+        """The views of an image, in the order of `names`.
+
+        Args:
+            image: PIL image of any mode. key: int64 that stands for the image.
+        """
+        image = image.convert("RGB")
+        pixels = None
+        made = []
+        for name in self.names:
+            if name == ORIGINAL:
+                made.append(image)
+                continue
+            if pixels is None:
+                pixels = to_array(_square(image, self.size) if self.size else image)
+            view = to_image(corrupt(pixels, name, self.seed, key))
+            made.append(as_jpeg(view, self.jpeg) if self.jpeg else view)
+        return made
+
+
+class ViewFiles(Dataset[tuple[Tensor, str]]):
+    """Files -> ((V, 3, H, W) pixels, error text).
+
+    Args:
+        paths: image files.
+        names: of the images; they decide the random corruptions.
+        maker: of the views.
+        transform: PIL RGB image -> (3, H, W) float tensor.
+        size: side of the tensor, for the placeholder of an unreadable image.
+    """
+
+    def __init__(
+        self,
+        paths: list[Path],
+        names: Sequence[str],
+        maker: ViewMaker,
+        transform: Callable[[Image.Image], Tensor],
+        size: int,
+    ):
         self.paths, self.names, self.maker = paths, names, maker
         self.transform, self.size = transform, size
 
@@ -41,86 +125,9 @@ class _ViewFiles(Dataset):
         return torch.stack([self.transform(view) for view in made]), ""
 
 
-def view_features(source: FeatureSource, images: ImageList, name: str, seed: int) -> Tensor:
-    """Features of the views of every image, (V, n, D), encoded once and kept.
-
-    Corrupted copies are made at 224 pixels, or at the backbone's own size where that is smaller.
-
-    Args:
-        source: whose backbone, preprocessing and store are used. name: set of views. seed: of
-            the random corruptions; a view depends on it and on the image's name alone.
-    """
-    names = views(name)
-    maker = ViewMaker(names, seed, size=min(224, source.preprocess.size))
-    key = source.key(images) | {"views": names, "seed": seed, "size": maker.size}
-    layout = {"features": Rows((len(names), source.backbone.embed_dim), values="unit")}
-    entry = source.store.entry("views", key, len(images), VIEW_IMAGES_PER_SHARD, layout)
-    batch = max(source.batch_size // len(names), 1)
-
-    def compute(shards: list[int]) -> Iterator[dict[str, Tensor]]:
-        for shard in shards:
-            rows = range(entry.span(shard).start, entry.span(shard).stop)
-            files = _ViewFiles(
-                [images.file(i) for i in rows],
-                [images.paths[i] for i in rows],
-                maker,
-                source.preprocess.transform(),
-                source.preprocess.size,
-            )
-            parts = []
-            for pixels, errors in DataLoader(files, batch, num_workers=source.workers):
-                _raise_first(errors)
-                flat = source.backbone.encode_image(pixels.flatten(0, 1))
-                parts.append(flat.view(*pixels.shape[:2], -1).cpu())
-                source.progress(f"{images.name}, views", len(pixels), len(images))
-            yield {"features": torch.cat(parts)}
-
-    entry.fill(compute)
-    stored = entry.read_all()["features"].to(source.backbone.device)
-    return stored.transpose(0, 1).contiguous()  # (V, n, D)
-
-
-def patch_features(source: FeatureSource, images: ImageList) -> Tensor:
-    """Features of every image and its patches, (1 + P, n, D); held, not stored.
-
-    Raises:
-        SettingsError: they would not fit in memory. PatchError: a backbone without patches.
-    """
-    files = ImageFiles(
-        [images.file(i) for i in range(len(images))],
-        source.preprocess.transform(),
-        source.preprocess.size,
-    )
-    parts = []
-    for pixels, errors in DataLoader(files, source.batch_size, num_workers=source.workers):
-        _raise_first(errors)
-        part = encode_with_patches(source.backbone, pixels.to(source.backbone.device))
-        if part[:, 0].numel() * part.element_size() * len(images) > PATCH_LIMIT:
-            raise SettingsError(
-                f"the patch features of {len(images)} images of '{images.name}' would take more "
-                f"than {PATCH_LIMIT // 2**30} GiB; take fewer images with --limit"
-            )
-        parts.append(part)
-        source.progress(f"{images.name}, patches", len(pixels), len(images))
-    return torch.cat(parts, dim=1)
-
-
-def method_features(
-    source: FeatureSource, images: ImageList, kind: FeatureKind, settings: TextSpaceSettings
-) -> Tensor:
-    """Features of a set of images as a method takes them: (n, D), (V, n, D) or (1 + P, n, D).
-
-    Args:
-        kind: what they are of (`Method.features_of`). settings: of that method.
-    """
-    if kind == "views":
-        return view_features(source, images, settings.views, settings.view_seed)
-    if kind == "patches":
-        return patch_features(source, images)
-    return source.features(images)
-
-
-def _raise_first(errors) -> None:
-    for error in errors:
-        if error:
-            raise ImageError(error)
+def _square(image: Image.Image, size: int) -> Image.Image:
+    scale = size / min(image.size)
+    width, height = (max(round(side * scale), size) for side in image.size)
+    image = image.resize((width, height), Image.BILINEAR)
+    left, top = (width - size) // 2, (height - size) // 2
+    return image.crop((left, top, left + size, top + size))

@@ -7,6 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from openood_interneg.data.encode import FeatureKind, Views
 from openood_interneg.detectors.base import Detector, Scores
 from openood_interneg.detectors.method import Method
 from openood_interneg.detectors.scoring import max_softmax
@@ -20,7 +21,7 @@ class CoVerSettings(LabelSettings):
     label_prompt: str = setting("mcm", "prompt set or template of the ID labels")
     tau: float = setting(1.0, "temperature T on the bare cosine", low=1e-6)
     views: Literal["recommended13", "all91"] = setting(
-        "recommended13", "views of an image that are encoded (data/corruptions.py)"
+        "recommended13", "views of an image that are encoded (data/views.py)"
     )
     view_seed: int = setting(0, "seed of the random corruptions", low=0)
 
@@ -48,6 +49,11 @@ class CoVer(Detector):
         return Scores(cosine[0].argmax(dim=1), score.mean(dim=0))
 
 
+def cover_views(settings: CoVerSettings) -> FeatureKind:
+    """What CoVer's features are of."""
+    return Views(settings.views, settings.view_seed)
+
+
 METHOD = Method(
     name="cover",
     title="CoVer",
@@ -57,7 +63,7 @@ METHOD = Method(
     year=2024,
     venue="NeurIPS",
     needs=("corrupted views",),
-    input="views",
+    input=cover_views,
     # The paper evaluates ImageNet and its subsets; it has no settings for CIFAR.
     presets={
         name: {"views": "recommended13", "tau": 1.0} for name in ("imagenet", "cifar10", "cifar100")

@@ -32,7 +32,7 @@ class Method:
             negatives, proxies) is not enough; `source` is an `negatives.text_space.TextSource`.
         fpr: which FPR@95 the paper's figures are: "ood" (OpenOOD's, OOD is the positive class)
             or "id" (ID is the positive class).
-        input: what the detector's features are of: "image" (B, D), "views" (V, B, D) of an image
+        input: what the detector's features are of: "image" (B, D), `Views` (V, B, D) of an image
             and its corrupted copies, or "patches" (1 + P, B, D) of an image and its patches; or a
             function of the settings that says which. Read it with `features_of`.
         inverts: whether the detector takes an inverter as its second argument.

@@ -16,11 +16,10 @@ import numpy as np
 from torch import Tensor
 
 from openood_interneg.data.benchmark import Benchmark, BenchmarkError, ImageList
-from openood_interneg.data.encode import FeatureSource, ListedIdImages, Progress
+from openood_interneg.data.encode import Encoder, FeatureKind, ListedIdImages, Progress, kind_name
 from openood_interneg.data.image_ids import image_ids
 from openood_interneg.data.image_lists import shared_names
 from openood_interneg.data.store import Store, digest
-from openood_interneg.data.views import method_features
 from openood_interneg.detectors.base import DetectorError
 from openood_interneg.detectors.method import Method
 from openood_interneg.detectors.registry import get_method
@@ -85,7 +84,7 @@ class Evaluation:
     ):
         self.benchmark, self.backbone = benchmark, backbone
         self.store = store or Store(None)
-        self.images = FeatureSource(
+        self.encoder = Encoder(
             backbone,
             self.store,
             preprocess=preprocess,
@@ -97,12 +96,12 @@ class Evaluation:
         self.source = TextSpaceBuilder(
             backbone,
             benchmark.class_names,
-            ListedIdImages(train, self.images) if train is not None else None,
+            ListedIdImages(train, self.encoder) if train is not None else None,
             self.store,
             progress,
         )
         self.results = Results()
-        self._features: dict[tuple, Tensor] = {}
+        self._features: dict[tuple[str, FeatureKind], Tensor] = {}
         self._inverters: dict[str, StoredInverter] = {}
 
     # ---- what is shared ------------------------------------------------------------------
@@ -140,25 +139,20 @@ class Evaluation:
             chosen = train.subset(np.unique(np.concatenate(indices))) if indices else None
         self.benchmark.check(chosen)
 
-    def feature_set(
-        self, images: ImageList, kind: str = "image", settings: MethodSettings | None = None
-    ) -> FeatureSet:
+    def feature_set(self, images: ImageList, kind: FeatureKind = "image") -> FeatureSet:
         """Features of a test or OOD set, encoded at the first call.
 
         Args:
-            kind: what a method's features are of. settings: of that method. `method_sets` gives
-                the sets that a method takes.
+            images: the set.
+            kind: what a method's features are of; `method_sets` gives the sets of a method.
         """
         # By what the images are, never by what the set is called.
         key = (images.digest, kind)
-        if kind == "views":
-            key += (settings.views, settings.view_seed)
         if key not in self._features:
-            with self._timed("images" if kind == "image" else kind):
-                features = method_features(self.images, images, kind, settings)
-            self._features[key] = features
-        keys = image_ids(images.paths)
-        return FeatureSet(images.name, self._features[key], keys, images.labels)
+            with self._timed("images" if kind == "image" else kind_name(kind)):
+                self._features[key] = self.encoder.features(images, kind)
+        ids = image_ids(images.paths)
+        return FeatureSet(images.name, self._features[key], ids, images.labels)
 
     def method_sets(
         self, method: Method, settings: MethodSettings
@@ -170,8 +164,8 @@ class Evaluation:
         """
         self._check_names(method)
         kind = method.features_of(settings)
-        id_set = self.feature_set(self.benchmark.test, kind, settings)
-        return id_set, [self.feature_set(images, kind, settings) for images in self.benchmark.ood]
+        id_set = self.feature_set(self.benchmark.test, kind)
+        return id_set, [self.feature_set(images, kind) for images in self.benchmark.ood]
 
     def _check_names(self, method: Method) -> None:
         """A caption file knows an image by its name alone."""

@@ -118,7 +118,7 @@ def run_record(
             "name": clip.name,
             "weights": clip.digest,
             "precision": clip.precision,
-            "preprocess": evaluation.images.preprocess.key(),
+            "preprocess": evaluation.encoder.preprocess.key(),
         },
         "protocol": protocol,
         "seeds": list(seeds),

@@ -6,15 +6,13 @@ import torch
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
-from openood_interneg.data.corruptions import ViewMaker, views
-from openood_interneg.settings import TextSpaceSettings
+from openood_interneg.data.encode import Views
+from openood_interneg.data.views import ViewMaker, view_names
 from openood_interneg.vlm.backbones import Backbone
 from openood_interneg.vlm.patches import encode_with_patches
 
 
-def encode_views(
-    backbone: Backbone, images: Tensor, keys: Tensor, settings: TextSpaceSettings
-) -> Tensor:
+def encode_views(backbone: Backbone, images: Tensor, keys: Tensor, kind: Views) -> Tensor:
     """Features of images and their corrupted copies, (V, B, D), the images themselves first.
 
     A loader hands over preprocessed pixels, so the copies are made from the resized and cropped
@@ -22,12 +20,12 @@ def encode_views(
 
     Args:
         images: (B, 3, H, W), normalised as the backbone's own preprocessing does it.
-        keys: (B,) int64. settings: with `views` and `view_seed`.
+        keys: (B,) int64. kind: the views.
     """
     preprocess = backbone.preprocess
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (preprocess.mean, preprocess.std))
-    names = views(settings.views)
-    maker = ViewMaker(names, settings.view_seed, size=min(224, preprocess.size))
+    names = view_names(kind.names)
+    maker = ViewMaker(names, kind.seed, size=min(224, preprocess.size))
     transform = preprocess.transform()
     made = []
     for image, key in zip(images.cpu(), keys.tolist(), strict=True):

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from openood_interneg.data.encode import Views
 from openood_interneg.data.prefetch import encoded_ahead
 from openood_interneg.data.store import Store, default_root
 from openood_interneg.detectors.base import Detector
@@ -278,8 +279,8 @@ class DetectorPostprocessor(BasePostprocessor):
         if data.dim() == 2:
             return data.to(backbone.device)
         kind = self.method.features_of(self.settings)
-        if kind == "views":
-            return encode_views(backbone, data, keys, self.settings)
+        if isinstance(kind, Views):
+            return encode_views(backbone, data, keys, kind)
         if kind == "patches":
             return encode_patches(backbone, data)
         if isinstance(net, nn.DataParallel):

@@ -20,10 +20,9 @@ import numpy as np
 import torch
 
 from openood_interneg.data.benchmark import Benchmark, BenchmarkError
-from openood_interneg.data.encode import FeatureSource
+from openood_interneg.data.encode import Encoder, kind_name
 from openood_interneg.data.image_ids import image_ids
 from openood_interneg.data.store import Store, atomic_path, digest
-from openood_interneg.data.views import method_features
 from openood_interneg.detectors.registry import get_method
 from openood_interneg.evaluation.evaluate import Evaluation
 from openood_interneg.evaluation.metrics import ood_metrics
@@ -320,7 +319,7 @@ class Reproduction:
             "version": versions()["openood-interneg"],
             "weights": clip.digest,
             "precision": clip.precision,
-            "preprocess": evaluation.images.preprocess.key(),
+            "preprocess": evaluation.encoder.preprocess.key(),
             "classes": list(bench.class_names),
             "test": bench.test.digest,
             "ood": [[images.name, images.digest] for images in bench.ood],
@@ -333,7 +332,7 @@ class Reproduction:
         }
         kind = get_method(cell.entry.method).features_of(settings)
         if kind != "image":
-            key["input"] = kind
+            key["input"] = kind_name(kind)
         if experiment.kind == "ratios":
             key["counts"] = cell.point.counts
         if experiment.kind == "timing":
@@ -471,10 +470,10 @@ class Reproduction:
         for images in evaluation.benchmark.ood:
             test = evaluation.benchmark.test
             some = [_evenly(test, experiment.images // 2), _evenly(images, experiment.images // 2)]
-            fresh = FeatureSource(
+            fresh = Encoder(
                 evaluation.backbone,
                 Store(None),
-                preprocess=evaluation.images.preprocess,
+                preprocess=evaluation.encoder.preprocess,
                 batch_size=self.options.encode_batch,
                 workers=self.options.workers,
             )
@@ -483,7 +482,7 @@ class Reproduction:
             sets = [
                 FeatureSet(
                     part.name,
-                    method_features(fresh, part, kind, settings),
+                    fresh.features(part, kind),
                     image_ids(part.paths),
                     part.labels,
                 )
@@ -554,7 +553,7 @@ class Reproduction:
             out["backbones"][clip.name] = {
                 "weights": clip.digest,
                 "precision": clip.precision,
-                "preprocess": evaluation.images.preprocess.key(),
+                "preprocess": evaluation.encoder.preprocess.key(),
             }
             out["benchmarks"][cell.part.name] = describe_benchmark(evaluation.benchmark)
             settings = dict(cell.result["settings"])

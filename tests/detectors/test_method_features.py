@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from openood_interneg.data.benchmark import load_benchmark
-from openood_interneg.data.corruptions import views
+from openood_interneg.data.encode import Views, kind_name
 from openood_interneg.data.store import Store
+from openood_interneg.data.views import view_names
 from openood_interneg.demo.benchmark import write_benchmark
 from openood_interneg.detectors.cover import CoVer, CoVerSettings
 from openood_interneg.detectors.mcm import MCM, MCMSettings
@@ -61,7 +62,7 @@ def test_cover_scores_its_views_in_experiments_of_every_kind(world, tmp_path, ta
     run = Reproduction(options, Store(world / "store"), tmp_path, lambda line: None)
     (cell,) = run.run(load_experiment(path))["cells"]
     assert "sets" in cell, cell
-    count = len(views("recommended13"))
+    count = len(view_names("recommended13"))
     assert taken and all(len(shape) == 2 and shape[0] == count for shape in taken), taken
 
 
@@ -94,7 +95,9 @@ def test_a_variant_without_patches_takes_the_image_alone():
 def test_every_method_says_what_its_features_are_of_and_can_be_pickled():
     for method in list_methods():
         method = pickle.loads(pickle.dumps(method))
-        assert method.features_of(method.make_settings()) in ("image", "views", "patches")
+        kind = method.features_of(method.make_settings())
+        assert kind_name(kind) == ("views" if isinstance(kind, Views) else kind)
+        assert kind_name(kind) in ("image", "views", "patches")
 
 
 def test_scores_that_are_no_probabilities_have_no_error_types(world, tmp_path):
