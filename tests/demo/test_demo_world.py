@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from openood_interneg import vlm
 from openood_interneg.demo import world
 from openood_interneg.demo.benchmark import write_benchmark
 from openood_interneg.demo.shapes import SHAPES
@@ -13,7 +14,7 @@ from openood_interneg.demo.shapes import SHAPES
 FAR = [kind for kinds in world.FAR_KINDS.values() for kind in kinds]
 ALL_KINDS = [*world.ID_KINDS, *world.NEAR_KINDS, *FAR]
 SIZES = {"train_per_class": 2, "test_per_class": 3, "near": 60, "far": 10}
-CHECKPOINT = Path(world.__file__).parent / "clip.safetensors"
+CHECKPOINT = Path(vlm.__file__).parent / "miniature" / "clip.safetensors"
 
 
 def pixels(kind, index=0, seed=0, stream="test", size=64):
