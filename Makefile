@@ -1,9 +1,10 @@
-# Two commands: `make demo` and `make test`. Both make .venv and install into it when needed.
+# `make demo`, `make test`, `make test-fast`, `make lint`: each makes .venv and installs into it when
+# needed.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-fast lint clean
 
 $(VENV)/.demo: setup.py pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -21,9 +22,15 @@ demo: $(VENV)/.demo
 test: $(VENV)/.test
 	$(BIN)/python -m pytest --numprocesses auto --dist loadscope
 
+# Without the tests marked `slow`: an answer while one works.
+test-fast: $(VENV)/.test
+	$(BIN)/python -m pytest --numprocesses auto --dist loadscope -m "not slow"
+
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
