@@ -1,33 +1,102 @@
 """InterNeg: zero-shot out-of-distribution detection with CLIP, as a plugin for OpenOOD.
 
-What a user imports; names are resolved when they are used, so that importing the package costs
-nothing.
+Everything that a user imports. Names are resolved when they are used, so that importing the
+package costs nothing; a type checker sees the real types.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from openood_interneg import demo
+    from openood_interneg.application.detector import InterNegDetector
+    from openood_interneg.data.benchmark import Benchmark, load_benchmark
+    from openood_interneg.detectors.base import Detector, DetectorError, Scores
+    from openood_interneg.detectors.method import Method
+    from openood_interneg.detectors.registry import get_method, list_methods, register_method
+    from openood_interneg.evaluation.evaluate import Evaluation
+    from openood_interneg.evaluation.results import frame
+    from openood_interneg.negatives.text_space import TextSource, TextSpace
+    from openood_interneg.plugin.openood import load_openood
+    from openood_interneg.plugin.register import config_root, register, register_benchmark
+    from openood_interneg.settings import (
+        IdImageSettings,
+        InternegError,
+        InterNegSettings,
+        LabelSettings,
+        MethodSettings,
+        Settings,
+        TextSpaceSettings,
+        setting,
+    )
+    from openood_interneg.vlm.backbones import Backbone
+    from openood_interneg.vlm.factory import load_backbone
 
 __version__ = "0.2.0.dev0"
 
-_HOME = {
-    "InterNegDetector": "openood_interneg.application.detector",
-    "config_root": "openood_interneg.plugin.register",
-    "load_backbone": "openood_interneg.vlm.factory",
-    "load_benchmark": "openood_interneg.data.benchmark",
-    "load_openood": "openood_interneg.plugin.openood",
-    "register": "openood_interneg.plugin.register",
-    "register_benchmark": "openood_interneg.plugin.register",
+__all__ = [
+    "Backbone",
+    "Benchmark",
+    "Detector",
+    "DetectorError",
+    "Evaluation",
+    "IdImageSettings",
+    "InterNegDetector",
+    "InterNegSettings",
+    "InternegError",
+    "LabelSettings",
+    "Method",
+    "MethodSettings",
+    "Scores",
+    "Settings",
+    "TextSource",
+    "TextSpace",
+    "TextSpaceSettings",
+    "config_root",
+    "demo",
+    "frame",
+    "get_method",
+    "list_methods",
+    "load_backbone",
+    "load_benchmark",
+    "load_openood",
+    "register",
+    "register_benchmark",
+    "register_method",
+    "setting",
+]
+
+# The module of every name above but `demo`, which is a module itself.
+_MODULES = {
+    "application.detector": ("InterNegDetector",),
+    "data.benchmark": ("Benchmark", "load_benchmark"),
+    "detectors.base": ("Detector", "DetectorError", "Scores"),
+    "detectors.method": ("Method",),
+    "detectors.registry": ("get_method", "list_methods", "register_method"),
+    "evaluation.evaluate": ("Evaluation",),
+    "evaluation.results": ("frame",),
+    "negatives.text_space": ("TextSource", "TextSpace"),
+    "plugin.openood": ("load_openood",),
+    "plugin.register": ("config_root", "register", "register_benchmark"),
+    "settings": (
+        *("IdImageSettings", "InterNegSettings", "InternegError", "LabelSettings"),
+        *("MethodSettings", "Settings", "TextSpaceSettings", "setting"),
+    ),
+    "vlm.backbones": ("Backbone",),
+    "vlm.factory": ("load_backbone",),
 }
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = sorted(_HOME)
+if not TYPE_CHECKING:  # to a type checker this would make every unknown name an Any
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
-    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    def __getattr__(name: str) -> object:
+        if name == "demo":
+            return import_module(f"{__name__}.demo")
+        if name in _HOME:
+            return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
 
 
 def __dir__() -> list[str]:
