@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from common import TOWERS, machine, medians, pick_device, random_backbone, random_features, write
 
-from openood_interneg.negatives.inversion import LiveInverter, draw
+from openood_interneg.negatives.inversion import LiveInverter, random_start
 from openood_interneg.vlm.backbones import Backbone
 from openood_interneg.vlm.prompts import prompt_set
 
@@ -73,7 +73,7 @@ def inverter(backbone: Backbone, templates: tuple[str, ...]) -> LiveInverter:
 def difference(backbone: Backbone, templates: tuple[str, ...]) -> float:
     """Relative difference of the two implementations' text features for the same tokens."""
     width = backbone.text_tower.width
-    tokens, schedule = draw(range(8), 0, 1, width, len(templates), 1)
+    tokens, schedule = random_start(range(8), 0, 1, width, len(templates), 1)
     tokens = tokens.to(backbone.device)
     with torch.no_grad():
         ours = backbone.pseudo_prompts(templates, 1).embed(schedule[0], tokens)
@@ -108,7 +108,7 @@ def measure(name: str, precision: str, device: torch.device, repeats: int) -> li
             keys = torch.arange(batch)
             variants = {"ours": partial(live, features, keys)}
             if batch <= CHUNK:
-                drawn = draw(keys, 0, 1, backbone.text_tower.width, len(templates), 1)
+                drawn = random_start(keys, 0, 1, backbone.text_tower.width, len(templates), 1)
                 variants["full length"] = partial(plain.run, features, *drawn)
             times = medians(variants, repeats)
             if batch <= CHUNK:

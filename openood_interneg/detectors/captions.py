@@ -26,6 +26,7 @@ from openood_interneg.detectors.base import Detector, DetectorError, Scores
 from openood_interneg.detectors.method import Method
 from openood_interneg.detectors.scoring import group_order, grouped_score, id_mass, logits
 from openood_interneg.negatives.text_space import TextSource, TextSpace
+from openood_interneg.negatives.words import normalize_text
 from openood_interneg.settings import LabelSettings, SettingsError, TextSpaceSettings, setting
 from openood_interneg.vlm.text_files import read_text
 
@@ -197,17 +198,13 @@ def _segment_logsumexp(values: Tensor, owner: Tensor, count: int) -> Tensor:
 
 def zoc_space(source: TextSource, settings: ZOCSettings) -> TextSpace:
     """Labels, and the file's candidates under the same template, without the labels."""
-    taken = {_loosely(name) for name in source.class_names}
+    taken = {normalize_text(name) for name in source.class_names}
     table = {
-        image: [text for text in texts if _loosely(text) not in taken]
+        image: [text for text in texts if normalize_text(text) not in taken]
         for image, texts in read_captions(settings.captions).items()
     }
     extra = caption_tensors(source.backbone, table, settings.label_prompt)
     return _space(source, source.labels(settings.label_prompt), extra)
-
-
-def _loosely(text: str) -> str:
-    return " ".join(text.replace("_", " ").casefold().split())
 
 
 def _space(source: TextSource, labels: Tensor, extra: Mapping[str, Tensor]) -> TextSpace:
@@ -444,10 +441,10 @@ def ants_space(source: TextSource, settings: ANTSSettings) -> TextSpace:
         extra |= caption_tensors(source.backbone, captions, "{}")
     if settings.in_score != "far_only":
         table = {
-            _loosely(name): texts
+            normalize_text(name): texts
             for name, texts in read_captions(settings.lookalikes, "lookalikes").items()
         }
-        lists = [table.get(_loosely(name), ()) for name in source.class_names]
+        lists = [table.get(normalize_text(name), ()) for name in source.class_names]
         if not any(lists):
             raise SettingsError("lookalikes: the file has no line for any of the class names")
         names = ("lookalike_texts", "lookalike_offsets", "lookalike_rows")

@@ -15,6 +15,7 @@ from torch import Tensor
 from openood_interneg.detectors.base import Detector, DetectorError, Scores
 from openood_interneg.detectors.method import Method
 from openood_interneg.negatives.text_space import TextSource, TextSpace
+from openood_interneg.negatives.words import normalize_text
 from openood_interneg.settings import LabelSettings, SettingsError, setting
 from openood_interneg.vlm.text_files import numbered_lines, read_text
 
@@ -67,11 +68,6 @@ def read_labels(source: str) -> list[str]:
     return labels
 
 
-def loosely(text: str) -> str:
-    """Texts that CLIP's tokenizer does not tell apart are equal; so are `_` and a space."""
-    return " ".join(text.replace("_", " ").casefold().split())
-
-
 def outlier_labels(
     labels: Iterable[str], class_names: Sequence[str], drop_shared_tokens: bool = False
 ) -> tuple[str, ...]:
@@ -81,9 +77,9 @@ def outlier_labels(
         drop_shared_tokens: leave out, too, what shares a word with a class name. The authors'
             code compares with the class names as they are written; here case is ignored.
     """
-    names = {loosely(name) for name in class_names}
+    names = {normalize_text(name) for name in class_names}
     tokens = {token for name in names for token in name.split()} if drop_shared_tokens else set()
-    distinct = dict.fromkeys(loosely(label) for label in labels)
+    distinct = dict.fromkeys(normalize_text(label) for label in labels)
     return tuple(x for x in distinct if x not in names and tokens.isdisjoint(x.split()))
 
 

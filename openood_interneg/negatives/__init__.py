@@ -1,1 +1,1 @@
-"""Where negative texts come from: word lists, proxies, mining, inversion, the bank."""
+"""Where negative texts come from, and the text space that detectors are fitted to."""

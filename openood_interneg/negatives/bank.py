@@ -101,7 +101,9 @@ class NegativeBank:
         """Merges embeddings into the top K.
 
         Args:
-            features: (n, D) unit rows that met the criterion. deviation: (n,). keys: (n,) int64.
+            features: (n, D) unit rows that met the criterion.
+            deviation: (n,) deviation degree of each.
+            keys: (n,) int64 keys of the images that they were inverted from.
 
         Returns:
             Whether the content changed; `written` says where.

@@ -22,7 +22,7 @@ from openood_interneg.negatives.words import (
     NOUN,
     CorpusError,
     WordEntry,
-    loosely,
+    normalize_text,
 )
 from openood_interneg.vlm.text_files import numbered_lines, read_bytes, read_text
 
@@ -207,7 +207,7 @@ def deduplicate(corpus: Corpus, class_names: Sequence[str], *, ignore_case: bool
     """
     if isinstance(class_names, str):
         raise CorpusError(f"class_names is a sequence of names, not the string {class_names!r}")
-    key: Callable[[str], str] = loosely if ignore_case else str
+    key: Callable[[str], str] = normalize_text if ignore_case else str
     taken = {key(name) for name in class_names}
     taken_by_nouns = {key(noun) for noun in corpus.nouns}
     return _narrowed(

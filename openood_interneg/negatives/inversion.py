@@ -44,7 +44,7 @@ class InversionError(InternegError, ValueError):
     """Features that cannot be inverted."""
 
 
-def draw(
+def random_start(
     keys: Sequence[int] | Tensor, seed: int, num_tokens: int, width: int, templates: int, steps: int
 ) -> tuple[Tensor, Tensor]:
     """Initial tokens ~ N(0, 0.02^2) and template schedule of images, by (seed, key) alone.
@@ -165,7 +165,7 @@ class LiveInverter:
         chunk = self.chunk or max(CHUNK_BYTES // self.prompts.bytes_per_image, 1)
         for begin in range(0, len(features), chunk):
             part = slice(begin, begin + chunk)
-            tokens, schedule = draw(
+            tokens, schedule = random_start(
                 keys[part],
                 self.seed,
                 self.prompts.num_tokens,

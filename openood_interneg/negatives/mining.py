@@ -25,7 +25,7 @@ _Kept = tuple[Tensor, Tensor, Tensor]  # rank, index, features of rows
 
 
 @dataclass(frozen=True)
-class Mined:
+class NegativeTexts:
     """Mined negative texts, adjectives first, best first within a part of speech.
 
     Attributes:
@@ -49,7 +49,9 @@ def criterion_margin(texts: Tensor, proxies: Tensor, base: Tensor) -> Tensor:
     """max_i (cos(e, p_i) - b_i): the criterion of Eq. 9 holds where this is below zero.
 
     Args:
-        texts: (n, D) unit rows. proxies: (C, D) unit rows. base: (C,) cosines b_i.
+        texts: (n, D) unit rows.
+        proxies: (C, D) unit rows.
+        base: (C,) cosines b_i.
 
     Returns:
         (n,)
@@ -182,7 +184,7 @@ def mine(
     num_negatives: int,
     proxies: Tensor,
     base: Tensor,
-) -> Mined:
+) -> NegativeTexts:
     """Mines M negative texts from a corpus given as words and chunks of their ranked features.
 
     Args:
@@ -219,7 +221,7 @@ def mine(
         kinds += [kind] * min(share, len(index))
         parts.append(features[:share])
     features = torch.cat(parts)
-    return Mined(
+    return NegativeTexts(
         words=tuple(picked),
         parts_of_speech=tuple(kinds),
         features=features,

@@ -23,7 +23,7 @@ from openood_interneg.negatives.corpus import (
 )
 from openood_interneg.negatives.mining import (
     Criterion,
-    Mined,
+    NegativeTexts,
     inter_modal,
     intra_modal,
     mine,
@@ -79,7 +79,7 @@ class TextSpaceBuilder:
         self._stored = StoredTexts(backbone, self.store, self.progress)
         self._spaces: dict[str, TextSpace] = {}
         self._labels: dict[tuple[str, ...], Tensor] = {}
-        self._mined: dict[str, Mined] = {}
+        self._mined: dict[str, NegativeTexts] = {}
         self._proxies: dict[tuple[int, str, int], tuple[Tensor, Tensor]] = {}
 
     def space_for(self, method: SpaceRecipe, settings: MethodSettings) -> TextSpace:
@@ -156,7 +156,8 @@ class TextSpaceBuilder:
         """Image proxies (C, D) and each class's mean cosine with its own proxy (C,).
 
         Raises:
-            SettingsError: without ID images. ProxyError: a class without any.
+            SettingsError: without ID images.
+            ProxyError: a class without any.
         """
         if self.id_images is None:
             raise SettingsError(
@@ -187,14 +188,14 @@ class TextSpaceBuilder:
             load_corpus(settings.corpus), self.class_names, ignore_case=settings.ignore_case
         )
 
-    def mined(self, settings: TextSpaceSettings) -> Mined:
+    def mined(self, settings: TextSpaceSettings) -> NegativeTexts:
         """Negative texts as the settings select them (Eqs. 9, 10, or NegLabel's)."""
         key = digest(_space_key(settings))
         if key not in self._mined:
             self._mined[key] = self._mine(settings)
         return self._mined[key]
 
-    def _mine(self, settings: TextSpaceSettings) -> Mined:
+    def _mine(self, settings: TextSpaceSettings) -> NegativeTexts:
         layout = mined_layout(self.backbone.embed_dim)
         entry = self.store.entry("mined", self._mining_key(settings), 1, 1, layout)
         mined = None
@@ -226,7 +227,7 @@ class TextSpaceBuilder:
             "M": settings.num_negatives,
         }
 
-    def _mine_anew(self, settings: TextSpaceSettings) -> Mined:
+    def _mine_anew(self, settings: TextSpaceSettings) -> NegativeTexts:
         corpus = self.corpus(settings)
         labels = self.labels(settings.label_prompt)
         if self._has_proxies(settings):

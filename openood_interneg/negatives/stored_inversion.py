@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,10 +57,11 @@ class StoredInverter:
 
     Args:
         live: computes what is missing.
-        store: where rows are kept. key: everything besides (h, key) that decides them.
+        store: where rows are kept.
+        key: everything besides (h, key) that decides them.
     """
 
-    def __init__(self, live: Inverter, store: Store, key: dict):
+    def __init__(self, live: Inverter, store: Store, key: Mapping[str, Any]):
         self.live = live
         self.folder = store.folder("inversions", key)
         self.computed = 0

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from openood_interneg.data.stored_files import Rows
-from openood_interneg.negatives.mining import Mined
+from openood_interneg.negatives.mining import NegativeTexts
 
 
 def mined_layout(dim: int) -> dict[str, Rows]:
@@ -22,7 +22,7 @@ def mined_layout(dim: int) -> dict[str, Rows]:
     }
 
 
-def pack(mined: Mined) -> dict[str, Tensor]:
+def pack(mined: NegativeTexts) -> dict[str, Tensor]:
     """Tensors of one row each; words and counts as UTF-8 JSON in (1, n) uint8."""
     text = json.dumps([mined.words, mined.parts_of_speech, mined.passing]).encode()
     return {
@@ -33,10 +33,10 @@ def pack(mined: Mined) -> dict[str, Tensor]:
     }
 
 
-def unpack(tensors: Mapping[str, Tensor], device: torch.device) -> Mined:
+def unpack(tensors: Mapping[str, Tensor], device: torch.device) -> NegativeTexts:
     """The inverse of `pack`."""
     words, kinds, passing = _words(tensors["words"])
-    return Mined(
+    return NegativeTexts(
         words=tuple(words),
         parts_of_speech=tuple(kinds),
         features=tensors["features"][0].to(device),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from openood_interneg.negatives.corpus import Corpus, CorpusSettings
-from openood_interneg.negatives.mining import Criterion, Mined
+from openood_interneg.negatives.mining import Criterion, NegativeTexts
 from openood_interneg.settings import InternegError, LabelSettings, TextSpaceSettings
 from openood_interneg.vlm.backbones import Backbone
 
@@ -137,7 +137,7 @@ class TextSource(Protocol):
     def criterion(self, settings: TextSpaceSettings) -> Criterion:
         """How texts qualify and rank under the settings."""
 
-    def mined(self, settings: TextSpaceSettings) -> Mined:
+    def mined(self, settings: TextSpaceSettings) -> NegativeTexts:
         """The negative texts that the settings select."""
 
     def build(self, settings: LabelSettings) -> TextSpace:

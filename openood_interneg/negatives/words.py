@@ -26,6 +26,6 @@ class CorpusError(InternegError, ValueError):
     """A word list that cannot be used; the message names the remedy."""
 
 
-def loosely(text: str) -> str:
-    """A form in which texts are equal that CLIP's tokenizer does not tell apart; `_` is a space."""
+def normalize_text(text: str) -> str:
+    """A text without what CLIP's tokenizer ignores, case and spacing; `_` counts as a space."""
     return " ".join(text.replace("_", " ").casefold().split())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from openood_interneg.negatives.words import normalize_text
 from openood_interneg.plugin.loaders import LoaderError, listed_labels
 from openood_interneg.plugin.network import ClipHead, ClipZeroShot, known_class_names
 from openood_interneg.settings import shown
@@ -52,7 +53,7 @@ def compare_names(
         )
     if theirs is None or ours is None:
         return
-    plain = [list(map(_plain, names)) for names in (ours, theirs)]
+    plain = [list(map(normalize_text, names)) for names in (ours, theirs)]
     at = next((i for i, pair in enumerate(zip(*plain, strict=True)) if pair[0] != pair[1]), None)
     if at is None:
         return
@@ -94,10 +95,6 @@ def check_loaders(
                 f"{net.num_classes} class names{_some(net.class_names)} they must be "
                 f"0..{net.num_classes - 1}"
             )
-
-
-def _plain(name: str) -> str:
-    return " ".join(name.replace("_", " ").split()).casefold()
 
 
 def _some(names: Sequence[str] | None) -> str:

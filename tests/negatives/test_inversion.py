@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from helpers import TEMPLATES, plain_prompts, random_clip
 
 from openood_interneg.negatives import inversion
-from openood_interneg.negatives.inversion import LiveInverter, draw, invert
+from openood_interneg.negatives.inversion import LiveInverter, invert, random_start
 
 
 def test_steps_equal_full_length_steps():
@@ -14,7 +14,7 @@ def test_steps_equal_full_length_steps():
     backbone = random_clip(quick_gelu=True)
     h = F.normalize(torch.randn(6, 32, generator=torch.Generator().manual_seed(0)), dim=-1)
     fast, slow = backbone.pseudo_prompts(TEMPLATES, 1), plain_prompts(backbone, TEMPLATES, 1)
-    tokens, schedule = draw(range(6), 0, 1, 64, len(TEMPLATES), 5)
+    tokens, schedule = random_start(range(6), 0, 1, 64, len(TEMPLATES), 5)
     for step in schedule:
         a, b = (invert(prompts, h, tokens, step[None]) for prompts in (fast, slow))
         torch.testing.assert_close(a[1], b[1], atol=1e-5, rtol=0)

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from openood_interneg.negatives.inversion import LiveInverter, draw, invert
+from openood_interneg.negatives.inversion import LiveInverter, invert, random_start
 from openood_interneg.vlm.backbones import Backbone
 from openood_interneg.vlm.factory import load_backbone
 from openood_interneg.vlm.preprocess import Preprocess
@@ -151,7 +151,7 @@ def test_inversion_equals_full_length(tiny, miniature, source, steps, tolerance)
     images = backbone.encode_text(["a dog", "a cat", "two trees", "a blue car"] * 3)
     h = F.normalize(images + 0.3 * F.normalize(noise, dim=-1), dim=-1)
     width = backbone.text_tower.width
-    tokens, schedule = draw(range(12), 3, 1, width, len(TEMPLATES), steps)
+    tokens, schedule = random_start(range(12), 3, 1, width, len(TEMPLATES), steps)
     placeholder = int(backbone.tokenizer(["$"])[0, 1])
     ids = backbone.tokenizer([t.replace("{}", " $ ") for t in TEMPLATES])
     slow = pseudo_prompts(full_length(backbone), ids, 1, placeholder)
@@ -178,12 +178,12 @@ def test_inversion_does_not_depend_on_batch_order_or_chunk(tiny):
 
 
 def test_draws_depend_on_seed_and_key_alone():
-    one, schedule = draw([7], 0, 2, 16, 80, 10)
-    many, schedules = draw([3, 7, 9], 0, 2, 16, 80, 10)
+    one, schedule = random_start([7], 0, 2, 16, 80, 10)
+    many, schedules = random_start([3, 7, 9], 0, 2, 16, 80, 10)
     assert torch.equal(one[0], many[1]) and torch.equal(schedule[:, 0], schedules[:, 1])
-    assert not torch.equal(one[0], draw([7], 1, 2, 16, 80, 10)[0][0])
+    assert not torch.equal(one[0], random_start([7], 1, 2, 16, 80, 10)[0][0])
     assert not torch.equal(many[0], many[2])
-    tokens, schedule = draw(range(3000), 0, 1, 32, 80, 10)
+    tokens, schedule = random_start(range(3000), 0, 1, 32, 80, 10)
     assert abs(float(tokens.mean())) < 3e-4 and abs(float(tokens.std()) - 0.02) < 3e-4
     counts = torch.bincount(schedule.flatten(), minlength=80)
     assert len(counts) == 80 and int(counts.min()) > 250 and int(counts.max()) < 500
