@@ -353,7 +353,7 @@ def test_clipn_takes_the_authors_prompt_file(backbone, source, tmp_path):
 # ---- patches -------------------------------------------------------------------------------
 
 
-def patches_by_hand(model, images, kind):
+def patches_by_hand(model, images):
     """The image tower written out, one layer and head at a time, in float64."""
     visual = model.double().visual
     x = visual.conv1(images.double()).flatten(2).transpose(1, 2)
@@ -363,7 +363,7 @@ def patches_by_hand(model, images, kind):
     for number, block in enumerate(blocks):
         attn, y = block.attn, block.ln_1(x)
         q, k, v = (y @ attn.in_proj_weight.t() + attn.in_proj_bias).chunk(3, dim=-1)
-        if kind == "value" and number + 1 == len(blocks):
+        if number + 1 == len(blocks):
             mixed = v
         else:
             heads = []
@@ -376,23 +376,19 @@ def patches_by_hand(model, images, kind):
     return F.normalize((visual.ln_post(x) @ visual.proj)[:, 1:], dim=-1).transpose(0, 1)
 
 
-@pytest.mark.parametrize("kind", ["value", "output"])
-def test_patch_features(golden, kind):
+def test_patch_features(golden):
     backbone = load_backbone(golden / "tiny_clip.safetensors")
     images = randn(3, 3, 32, 32)
-    views = encode_with_patches(backbone, images, kind)
+    views = encode_with_patches(backbone, images)
     assert views.shape == (1 + 16, 3, 64)
     assert torch.equal(views[0], backbone.encode_image(images))
     close(views.norm(dim=-1), torch.ones(17, 3))
     assert not backbone.model.visual.transformer.resblocks[-1]._forward_hooks
-    expected = patches_by_hand(backbone.model, images, kind)
+    expected = patches_by_hand(backbone.model, images)
     close(views[1:].double(), expected)
 
 
-def test_patch_features_refuse(backbone):
-    with pytest.raises(PatchError, match="value, output"):
-        encode_with_patches(backbone, randn(1, 3, 32, 32), "query")
-
+def test_patch_features_refuse():
     class Other:
         name, model = "RN50", torch.nn.Module()
 
