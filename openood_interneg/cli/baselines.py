@@ -29,7 +29,7 @@ def check_openood_methods(names: Sequence[str]) -> None:
     """
     if not names:
         return
-    from openood_interneg.plugin.baselines import BaselineError, get_baseline
+    from openood_interneg.plugin.baseline_table import BaselineError, get_baseline
     from openood_interneg.plugin.openood import load_openood
 
     load_openood()
@@ -52,7 +52,8 @@ def run_openood_method(
     Raises:
         BaselineError: refused, with the reason. OpenOODMissing: OpenOOD is not installed.
     """
-    from openood_interneg.plugin.baselines import get_baseline, run_baseline
+    from openood_interneg.plugin.baseline_table import get_baseline
+    from openood_interneg.plugin.baselines import run_baseline
     from openood_interneg.plugin.network import ClipZeroShot
 
     row = get_baseline(name)

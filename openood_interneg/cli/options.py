@@ -222,7 +222,7 @@ def split_baselines(names: str) -> tuple[str, list[str]]:
     others = [name for name in given if name not in ours]
     if not others:
         return names, []
-    from openood_interneg.plugin.baselines import is_baseline
+    from openood_interneg.plugin.baseline_table import is_baseline
 
     for name in others:
         if not is_baseline(name):

@@ -68,7 +68,7 @@ class Registered:
             return {"datasets": list(sets)} | {n: split(b, n) for n, b in sets.items()}
 
         splits = {s: split(dataset[s], s) for s in ("train", "val", "test") if s in dataset}
-        info = {
+        info: dict[str, Any] = {
             "num_classes": len(self.class_names),
             "id": splits,
             "csid": group("csid"),
@@ -122,7 +122,7 @@ def read_entry(source: str | Path, data_root: str | Path | None = None) -> Regis
     """
     config, origin = read_source(source)
     origin = origin.absolute()
-    root = data_folder(origin, data_root)
+    root: Path | None = data_folder(origin, data_root)
     if data_root is None and root == Path("data"):  # a file in OpenOOD's own layout
         root = None
     with schema_errors(origin):

@@ -80,7 +80,7 @@ def check_loaders(
         ClassesError: names, order, number or labels differ.
     """
     for split, loader in (loaders or {}).items():
-        data = getattr(loader, "dataset", None)
+        data: Any = getattr(loader, "dataset", None)
         name = dataset
         if name is None and isinstance(getattr(data, "name", None), str):
             name = data.name.removesuffix(f"_{split}")

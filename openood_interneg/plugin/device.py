@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,7 +18,7 @@ def network_device(net: nn.Module) -> torch.device:
     return torch.device("cpu")
 
 
-def following(device: torch.device):
+def redirect_cuda(device: torch.device | str) -> contextlib.AbstractContextManager[Any]:
     """A context in which what OpenOOD sends to "cuda" goes to `device` instead.
 
     OpenOOD writes `.cuda()` in its evaluator and in the setup of nearly every method. Inside this
@@ -27,15 +29,21 @@ def following(device: torch.device):
     """
     device = torch.device(device)
     current = device.type == "cuda" and device.index in (None, torch.cuda.current_device())
-    return contextlib.nullcontext() if current else _Following(device)
+    return contextlib.nullcontext() if current else _RedirectedCuda(device)
 
 
-class _Following(TorchFunctionMode):
+class _RedirectedCuda(TorchFunctionMode):
     def __init__(self, device: torch.device):
         super().__init__()
         self.device = device
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         kwargs = dict(kwargs or {})
         if func is torch.Tensor.cuda:
             return args[0].to(self.device)
@@ -46,7 +54,7 @@ class _Following(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _is_cuda(device) -> bool:
+def _is_cuda(device: object) -> bool:
     """Whether a device argument is CUDA without a number, or the number's default, 0."""
     if isinstance(device, torch.device):
         return device.type == "cuda"

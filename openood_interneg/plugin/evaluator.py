@@ -16,58 +16,44 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
-from openood_interneg.data.benchmark import BenchmarkError, check_images
-from openood_interneg.evaluation.protocols import PROTOCOLS, Protocol
-from openood_interneg.plugin.baselines import (
+from openood_interneg.data.benchmark import BenchmarkError
+from openood_interneg.evaluation.protocols import Protocol, check_protocol
+from openood_interneg.plugin.baseline_table import (
     BASELINES,
     BaselineError,
-    after_setup,
     get_baseline,
     is_baseline,
-    make_baseline,
 )
+from openood_interneg.plugin.baselines import after_setup, make_baseline
 from openood_interneg.plugin.benchmarks import data_is_there, look_for_data
 from openood_interneg.plugin.classes import check_classes
-from openood_interneg.plugin.device import following, network_device
-from openood_interneg.plugin.loaders import listed_images
-from openood_interneg.plugin.network import as_clip, inner_clip, known_class_names
-from openood_interneg.plugin.openood import MissingPackage, load_openood
-from openood_interneg.plugin.postprocessors import (
-    SWEEP_SUFFIX,
-    DetectorPostprocessor,
-    NamedValues,
-    check_search,
+from openood_interneg.plugin.detector_postprocessor import DetectorPostprocessor
+from openood_interneg.plugin.device import network_device, redirect_cuda
+from openood_interneg.plugin.evaluator_parts import (
+    NamedSearch,
+    check_count,
+    look_for_csid,
+    note_incomparable,
+    stream_metrics,
 )
-from openood_interneg.plugin.register import (
-    check_name,
-    find_benchmark,
+from openood_interneg.plugin.network import (
+    as_clip,
+    inner_clip,
+    known_class_names,
     own_preprocessing,
-    register,
 )
+from openood_interneg.plugin.openood import MissingPackage, load_openood
+from openood_interneg.plugin.patching import check_name
 from openood_interneg.plugin.register import config_root as packaged_configs
+from openood_interneg.plugin.register import find_benchmark, register
 from openood_interneg.plugin.streams import COLUMNS, MixedStreams, Triple, make_streams
-from openood_interneg.settings import SettingsError, shown
+from openood_interneg.plugin.sweep import check_search
 
 load_openood()
 import openood.evaluation_api as _api  # noqa: E402
 import openood.evaluation_api.datasets as _datasets  # noqa: E402
 import openood.evaluation_api.postprocessor as _methods  # noqa: E402
-from openood.evaluators.metrics import compute_all_metrics  # noqa: E402
-from openood.evaluators.ood_evaluator import OODEvaluator  # noqa: E402
-
-
-class NamedSearch:
-    """OpenOOD's combinations of a sweep; as it prints them, they show their settings' names."""
-
-    def recursive_generator(self, list: Any, n: int) -> Any:
-        """Combinations of the first n of the lists of values."""
-        made = super().recursive_generator(list, n)
-        if n != len(list):
-            return made
-        names = [key.removesuffix(SWEEP_SUFFIX) for key in self.searched.args_dict]
-        return [NamedValues(names, values) for values in made]
 
 
 class Evaluator(NamedSearch, _api.Evaluator):
@@ -112,8 +98,7 @@ class Evaluator(NamedSearch, _api.Evaluator):
         protocol: Protocol = "mixed",
         seed: int = 0,
     ):
-        if protocol not in PROTOCOLS:
-            raise SettingsError(f"protocol is {protocol!r}; choose one of {', '.join(PROTOCOLS)}")
+        check_protocol(protocol)
         check_count("seed", seed, 0)
         check_count("batch_size", batch_size, 1)
         register()
@@ -128,17 +113,20 @@ class Evaluator(NamedSearch, _api.Evaluator):
         name = postprocessor_name
         if postprocessor is None and name is not None:
             check_name("postprocessor", name, {*_methods.postprocessors, *BASELINES})
-        reads = get_baseline(name).fits if postprocessor is None and is_baseline(name) else ()
+        baseline = None  # a method of OpenOOD's, by name
+        if postprocessor is None and name is not None and is_baseline(name):
+            baseline = name
+        reads = () if baseline is None else get_baseline(baseline).fits
         look_for_data(id_name, info, data_root, reads)
         own = own_preprocessing(net, names)
         if preprocessor is None:
             preprocessor = own
-        self._stateless = postprocessor is None and name is not None and is_baseline(name)
-        if self._stateless and own is not None and not _has_yaml(config_root, name):
-            postprocessor, net = make_baseline(name, net, dataset=id_name)
+        self._stateless = baseline is not None
+        if baseline is not None and own is not None and not _has_yaml(config_root, baseline):
+            postprocessor, net = make_baseline(baseline, net, dataset=id_name)
         if postprocessor is not None:
             name = None
-        with following(self._device), _explained(postprocessor_name), _use(id_name, info):
+        with redirect_cuda(self._device), _explained(postprocessor_name), _use(id_name, info):
             super().__init__(
                 net,
                 id_name,
@@ -151,15 +139,15 @@ class Evaluator(NamedSearch, _api.Evaluator):
                 shuffle=shuffle,
                 num_workers=num_workers,
             )
-            if self._stateless and not self.postprocessor.hyperparam_search_done:
-                after_setup(postprocessor_name, self.postprocessor)
+            if baseline is not None and not self.postprocessor.hyperparam_search_done:
+                after_setup(baseline, self.postprocessor)
         if isinstance(self.postprocessor, DetectorPostprocessor) or self._stateless:
             _skip_second_image(self.dataloader_dict)
         self.id_scores: dict[str, Triple] = {}
 
     def eval_acc(self, data_name: str = "id") -> float:
         """Accuracy in percent of `net(x).argmax(1)`, as OpenOOD defines it."""
-        with following(self._device):
+        with redirect_cuda(self._device):
             return super().eval_acc(data_name)
 
     def eval_ood(self, fsood: bool = False, progress: bool = True) -> pd.DataFrame:
@@ -170,11 +158,11 @@ class Evaluator(NamedSearch, _api.Evaluator):
         """
         groups = {g: self.dataloader_dict["ood"][g] for g in ("near", "far")}
         if fsood:
-            _look_for_csid(self.id_name, self.dataloader_dict["csid"])
+            look_for_csid(self.id_name, self.dataloader_dict["csid"])
         task = "fsood" if fsood else "ood"
         if self.protocol == "openood":
-            _say_not_comparable(self.postprocessor)
-        with following(self._device), _explained(None):
+            note_incomparable(self.postprocessor)
+        with redirect_cuda(self._device), _explained(None):
             if self.protocol == "openood" and all(groups.values()):
                 return super().eval_ood(fsood, progress)
             if self.metrics[task] is None:
@@ -193,7 +181,7 @@ class Evaluator(NamedSearch, _api.Evaluator):
         name = name or type(self.postprocessor).__name__
         self.searched = self.postprocessor
         check_search(name, "val" in loaders["id"], "val" in loaders["ood"])
-        with following(self._device):
+        with redirect_cuda(self._device):
             super().hyperparam_search()
 
     def _table(self, groups: Mapping[str, dict], fsood: bool, progress: bool) -> pd.DataFrame:
@@ -222,7 +210,7 @@ class Evaluator(NamedSearch, _api.Evaluator):
                 id_scores, ood_scores = streams.run(name, loader)
                 self.id_scores[name] = id_scores
                 self.scores["ood"][group][name] = list(ood_scores)
-                values.append(_metrics(id_scores, ood_scores, self.postprocessor))
+                values.append(stream_metrics(id_scores, ood_scores, self.postprocessor))
                 self._print_metrics(values[-1])
             rows += [*values, np.mean(values, axis=0)]
             index += [*sets, f"{group}ood"]
@@ -247,96 +235,6 @@ class Evaluator(NamedSearch, _api.Evaluator):
                 self.scores["csid_labels"][name[5:]] = labels
 
 
-class MixedOODEvaluator(NamedSearch, OODEvaluator):
-    """main.py's OOD evaluator (`evaluator.name: mixed`) with a choice of protocol.
-
-    Reads from the config's `evaluator` block `protocol` ("mixed" by default, or "openood") and
-    `batch_size` (256), and the config's `seed`. Writes the same ood.csv and scores as OpenOOD's
-    `ood` evaluator; a scores file holds both sides of a stream: `id_<set>` and `<set>`.
-    """
-
-    def __init__(self, config: Any):
-        super().__init__(config)
-        block = config.evaluator
-        self.protocol = block.protocol or "mixed"
-        self.seed = config.seed or 0
-        self.batch_size = block.batch_size or 256
-        check_count("seed", self.seed, 0)
-        check_count("evaluator.batch_size", self.batch_size, 1)
-        if self.protocol not in PROTOCOLS:
-            raise SettingsError(
-                f"evaluator.protocol is {self.protocol!r}; choose one of {', '.join(PROTOCOLS)}"
-            )
-
-    def eval_ood(
-        self,
-        net: nn.Module,
-        id_data_loaders: Mapping[str, DataLoader],
-        ood_data_loaders: Mapping[str, Any],
-        postprocessor: Any,
-        fsood: bool = False,
-    ) -> None:
-        """Scores every OOD set of the groups that the benchmark has, and writes the table."""
-        net.eval()
-        if inner_clip(net) is not None:
-            dataset = self.config.dataset
-            clip = as_clip(net, known_class_names(dataset.name))
-            check_classes(clip, dataset.name, dataset.num_classes)
-        if fsood:
-            _look_for_csid(self.config.dataset.name, ood_data_loaders.get("csid"))
-        if self.config.postprocessor.APS_mode:
-            name = self.config.postprocessor.name
-            check_search(name, "val" in id_data_loaders, "val" in ood_data_loaders)
-            self.searched = postprocessor
-            self.hyperparam_search(
-                net, id_data_loaders["val"], ood_data_loaders["val"], postprocessor
-            )
-        loaders = {"id": id_data_loaders["test"]}
-        if fsood:
-            loaders |= {f"csid_{n}": dl for n, dl in ood_data_loaders["csid"].items()}
-        streams = make_streams(
-            self.protocol,
-            net,
-            postprocessor,
-            loaders,
-            seed=self.seed,
-            batch_size=self.batch_size,
-            stateless=is_baseline(self.config.postprocessor.name),
-        )
-        if self.protocol == "openood":
-            _say_not_comparable(postprocessor)
-        for group in ("nearood", "farood"):
-            sets = ood_data_loaders.get(group) or {}
-            values = []
-            for name, loader in sets.items():
-                print(f"Performing inference on {name} ({self.protocol})...", flush=True)
-                id_scores, ood_scores = streams.run(name, loader)
-                if self.config.recorder.save_scores:
-                    self._save_scores(*id_scores, f"id_{name}")
-                    self._save_scores(*ood_scores, name)
-                values.append(_metrics(id_scores, ood_scores, postprocessor))
-                self._save(values[-1], name)
-            if values:
-                self._save(np.mean(values, axis=0), group)
-
-    def _save(self, values: Any, name: str) -> None:
-        if self.config.recorder.save_csv:
-            self._save_csv(values, dataset_name=name)
-
-
-def _metrics(id_scores: Triple, ood_scores: Triple, postprocessor: Any) -> list[float]:
-    pred, conf, label = (np.concatenate([a, b]) for a, b in zip(id_scores, ood_scores, strict=True))
-    if not np.isfinite(conf).all():
-        count = int((~np.isfinite(conf)).sum())
-        name = getattr(getattr(postprocessor, "method", None), "name", None)
-        raise BaselineError(
-            f"{name or type(postprocessor).__name__} gives NaN or infinity for {count} of "
-            f"{len(conf)} images; often the dimension of its subspace (dim, vim) does not fit the "
-            "feature size, or a class is without images among those it was fitted to"
-        )
-    return compute_all_metrics(conf, label, pred)
-
-
 def _entry(id_name: str, data_root: str | Path | None) -> tuple[dict[str, Any], str]:
     """A benchmark's entry in OpenOOD's table, and the folder its paths are below.
 
@@ -351,8 +249,8 @@ def _entry(id_name: str, data_root: str | Path | None) -> tuple[dict[str, Any], 
         )
     own = find_benchmark(id_name)
     if own is not None and data_root is not None and own.root is not None:
-        root = Path(data_root).expanduser().absolute()
-        return own.info_below(root), str(root)
+        below = Path(data_root).expanduser().absolute()
+        return own.info_below(below), str(below)
     root = "./data" if data_root is None else str(Path(data_root).expanduser())
     return _datasets.DATA_INFO[id_name], root
 
@@ -369,35 +267,6 @@ def _use(id_name: str, info: dict[str, Any]) -> Iterator[None]:
         _datasets.DATA_INFO[id_name] = before
 
 
-def _look_for_csid(id_name: str, loaders: Mapping[str, DataLoader] | None) -> None:
-    """The full spectrum needs covariate-shifted ID sets: without any it would be the plain table.
-
-    Raises:
-        BenchmarkError: there is none; or an image of one is not there.
-    """
-    if not loaders:
-        raise BenchmarkError(
-            f"fsood (full spectrum) needs covariate-shifted ID sets, and the benchmark '{id_name}' "
-            "has none; add them to its YAML as ood_dataset.csid (datasets: [name], name: "
-            "{data_dir, imglist_pth}), or evaluate without fsood"
-        )
-    for loader in loaders.values():
-        listed = listed_images(loader.dataset)
-        if listed is not None:
-            check_images(listed)
-
-
-def _say_not_comparable(postprocessor: Any) -> None:
-    method = getattr(postprocessor, "method", None)
-    if method is not None and method.order_dependent:
-        print(
-            f"Note: '{method.name}' learns from the stream, and protocol openood scores all ID "
-            "images before any OOD image; these figures are not comparable with the paper's "
-            "(protocol mixed).",
-            flush=True,
-        )
-
-
 @contextlib.contextmanager
 def _explained(name: str | None) -> Iterator[None]:
     """A missing optional package becomes a reason not to run this method."""
@@ -405,17 +274,6 @@ def _explained(name: str | None) -> Iterator[None]:
         yield
     except MissingPackage as error:
         raise BaselineError(f"OpenOOD's '{name or 'method'}' cannot run here: {error}") from error
-
-
-def check_count(name: str, value: Any, low: int) -> None:
-    """Refuses what is no whole number from `low` on, or too large for a seed.
-
-    Raises:
-        SettingsError: naming the value.
-    """
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not whole or not low <= value < 2**63:
-        raise SettingsError(f"{name} is {shown(value)}; it takes a whole number from {low} on")
 
 
 def _has_yaml(root: str, name: str) -> bool:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
+from torchvision.transforms.functional import to_pil_image
 from tqdm import tqdm
 
 from openood_interneg.data.benchmark import ImageList, check_images
+from openood_interneg.data.encode import Views
 from openood_interneg.data.image_ids import image_ids
+from openood_interneg.data.views import ViewMaker, view_names
 from openood_interneg.negatives.proxies import sample_per_class
 from openood_interneg.plugin.network import ClipZeroShot
 from openood_interneg.settings import InternegError, TextSpaceSettings
+from openood_interneg.vlm.preprocess import Preprocess
 
 
 class LoaderError(InternegError, ValueError):
@@ -90,6 +93,29 @@ def pixels(batch: Any) -> Tensor:
     return batch[0] if isinstance(batch, (tuple, list)) else batch
 
 
+def views_of_pixels(images: Tensor, ids: Tensor, preprocess: Preprocess, kind: Views) -> Tensor:
+    """Preprocessed images and their corrupted copies, (V, B, 3, H, W), the images first.
+
+    A loader hands over preprocessed pixels, so the copies are made from the resized and cropped
+    image; `interneg eval` makes them from the file.
+
+    Args:
+        images: (B, 3, H, W), normalised as `preprocess` does it.
+        ids: (B,) int64.
+        preprocess: the backbone's own.
+        kind: which views.
+    """
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (preprocess.mean, preprocess.std))
+    maker = ViewMaker(view_names(kind.names), kind.seed, size=min(224, preprocess.size))
+    transform = preprocess.transform()
+    made = []
+    for image, image_id in zip(images.cpu(), ids.tolist(), strict=True):
+        levels = ((image * std + mean) * 255).round().clamp(0, 255)  # exact: they were bytes once
+        original = to_pil_image(levels.to(torch.uint8))
+        made.append(torch.stack([transform(view) for view in maker(original, image_id)]))
+    return torch.stack(made).transpose(0, 1)
+
+
 def labels_of(batch: Any) -> Tensor:
     """Labels (B,) of a batch, int64."""
     labels = batch["label"] if isinstance(batch, Mapping) else batch[1]
@@ -108,7 +134,7 @@ def keys_of(batch: Any, begin: int) -> Tensor:
     return image_ids(names)
 
 
-def dataset_labels(dataset: Dataset) -> np.ndarray:
+def dataset_labels(dataset: Any) -> np.ndarray:
     """Labels (n,) int64 of a data set, without reading images where that is possible.
 
     Knows OpenOOD's image lists, torchvision's `targets`, `labels` and `samples`, tensors,
@@ -121,13 +147,15 @@ def dataset_labels(dataset: Dataset) -> np.ndarray:
     return np.asarray(found, dtype=np.int64)
 
 
-def listed_labels(dataset: Dataset) -> Sequence[int] | np.ndarray | None:
+def listed_labels(dataset: Any) -> Sequence[int] | np.ndarray | None:
+    """Labels of a data set as far as it shows them without reading an image; else None."""
     if isinstance(dataset, Subset):
         inner = listed_labels(dataset.dataset)
         return None if inner is None else np.asarray(inner)[np.asarray(dataset.indices, dtype=int)]
     if isinstance(dataset, ConcatDataset):
         parts = [listed_labels(part) for part in dataset.datasets]
-        return None if any(part is None for part in parts) else np.concatenate(parts)
+        known = [np.asarray(part) for part in parts if part is not None]
+        return np.concatenate(known) if len(known) == len(parts) else None
     lines = getattr(dataset, "imglist", None)
     if lines is not None:
         ends = [line.strip("\n").partition(" ")[2] for line in lines[: len(dataset)]]
@@ -157,6 +185,25 @@ def listed_images(dataset: Dataset) -> ImageList | None:
     return ImageList(str(getattr(dataset, "name", "images")), Path(folder), paths, labels)
 
 
+def warn_foreign_preprocessing(clip: ClipZeroShot, loaders: Mapping[str, Any] | None) -> None:
+    """Warns of images that were normalised for another network."""
+    own = clip.clip.preprocess
+    for loader in (loaders or {}).values():
+        normalize = last_normalize(getattr(loader, "dataset", None))
+        if normalize is None:
+            continue
+        theirs = [tuple(map(float, values)) for values in (normalize.mean, normalize.std)]
+        if not np.allclose(theirs, [own.mean, own.std], atol=1e-3):
+            warnings.warn(
+                f"the images are normalised with mean {theirs[0]} and deviation {theirs[1]}, and "
+                f"this network was trained with {own.mean} and {own.std}: pass "
+                "preprocessor=net.clip.preprocess.transform() (main.py: "
+                "configs/preprocessors/clip.yml)",
+                stacklevel=3,
+            )
+            return
+
+
 def _label(sample: Any) -> int:
     return int(sample["label"] if isinstance(sample, Mapping) else sample[1])
 
@@ -178,11 +225,3 @@ def last_normalize(dataset: Dataset | None) -> Any | None:
     """The transform that normalises a data set's images; None where it shows none."""
     named = (step for step in reversed(_steps(dataset)) if type(step).__name__ == "Normalize")
     return next(named, None)
-
-
-def batches(loader: DataLoader, progress: bool, what: str = "") -> Iterator[Any]:
-    """The batches of a loader behind a progress bar, in the main process only."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        progress = progress and torch.distributed.get_rank() == 0
-    # OpenOOD's logger replaces sys.stdout by an object that tqdm cannot use.
-    return iter(tqdm(loader, desc=what or None, disable=not progress, file=sys.stderr))

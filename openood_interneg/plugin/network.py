@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -142,7 +143,7 @@ class ClipZeroShot(ClipHead):
             NetworkError: neither of the two.
         """
         names = resolve_class_names(class_names)
-        model = getattr(net, "model", net)
+        model: Any = getattr(net, "model", net)
         weights = getattr(net, "zeroshot_weights", None)
         if not hasattr(model, "encode_text"):
             raise NetworkError(f"{type(net).__name__} is no CLIP: it has no text tower")
@@ -183,7 +184,7 @@ def inner_clip(net: nn.Module) -> nn.Module | None:
 
     Looks through DataParallel and OpenOOD's wrappers (ReactNet, ASHNet, ...).
     """
-    inner = net
+    inner: nn.Module | None = net
     while isinstance(inner, nn.Module):
         if isinstance(inner, ClipZeroShot):
             return inner
@@ -222,6 +223,19 @@ def as_clip(net: nn.Module, class_names: str | Sequence[str] | None = None) -> C
     if names not in made:
         made[names] = ClipZeroShot.wrap(inner, names)
     return made[names]
+
+
+def own_preprocessing(
+    net: nn.Module, class_names: Sequence[str] | None
+) -> Callable[..., Any] | None:
+    """The preprocessing of the CLIP inside a network; None where there is no CLIP.
+
+    Raises:
+        NetworkError: a bare CLIP, and the class names are not known.
+    """
+    if inner_clip(net) is None:
+        return None
+    return as_clip(net, class_names).clip.preprocess.transform()
 
 
 def name_class_names(dataset: str, names: Sequence[str]) -> None:

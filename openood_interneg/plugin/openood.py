@@ -13,7 +13,7 @@ import importlib
 import importlib.util
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType, ModuleType
 from typing import Any
@@ -131,7 +131,13 @@ def _stand_ins_for_openood() -> Iterator[None]:
     """Inside the block, `import` statements in OpenOOD's own modules may receive stand-ins."""
     genuine = builtins.__import__
 
-    def import_(name, globals=None, locals=None, fromlist=(), level=0):
+    def import_(
+        name: str,
+        globals: Mapping[str, Any] | None = None,
+        locals: Mapping[str, Any] | None = None,
+        fromlist: Sequence[str] | None = (),
+        level: int = 0,
+    ) -> ModuleType:
         package = name.partition(".")[0]
         importer = (globals or {}).get("__name__", "")
         ours = level == 0 and package in OPTIONAL and importer.partition(".")[0] == "openood"

@@ -13,15 +13,14 @@ from torch.utils.data import ConcatDataset, DataLoader, Subset
 
 from openood_interneg.evaluation.metrics import ood_metrics
 from openood_interneg.evaluation.protocols import (
-    PROTOCOLS,
     FeatureSet,
     Protocol,
+    check_protocol,
     mixed_order,
     run_mixed,
 )
 from openood_interneg.plugin.loaders import like
 from openood_interneg.plugin.postprocessors import DetectorPostprocessor
-from openood_interneg.settings import SettingsError
 
 COLUMNS = ("FPR@95", "AUROC", "AUPR_IN", "AUPR_OUT", "ACC")
 
@@ -98,10 +97,11 @@ class MixedStreams:
         return self._scores[name]
 
     def _fed(self, ood_loader: DataLoader) -> tuple[Triple, Triple]:
-        sets = [loader.dataset for loader in self.id_loaders.values()]
+        sets: list[Any] = [loader.dataset for loader in self.id_loaders.values()]
+        ood: Any = ood_loader.dataset
         num_id = sum(map(len, sets))
-        order = mixed_order(num_id, len(ood_loader.dataset), self.seed)
-        mixed = Subset(ConcatDataset([*sets, ood_loader.dataset]), order.tolist())
+        order = mixed_order(num_id, len(ood), self.seed)
+        mixed: Subset[Any] = Subset(ConcatDataset([*sets, ood]), order.tolist())
         loader = like(ood_loader, mixed, self.batch_size)
         scores = self.postprocessor.inference(self.net, loader, self.progress)
         back = np.argsort(order)
@@ -128,8 +128,7 @@ def make_streams(protocol: Protocol, *args: Any, **options: Any) -> MixedStreams
     Raises:
         SettingsError: unknown protocol.
     """
-    if protocol not in PROTOCOLS:
-        raise SettingsError(f"protocol is {protocol!r}; choose one of {', '.join(PROTOCOLS)}")
+    check_protocol(protocol)
     return (MixedStreams if protocol == "mixed" else OrderedStreams)(*args, **options)
 
 

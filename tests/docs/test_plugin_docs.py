@@ -54,7 +54,7 @@ def test_snippets(section, tmp_path):
 
 @pytest.mark.skipif(REAL_MISSING is not None, reason=REAL_MISSING or "")
 def test_table_names_every_method_with_its_verdict(section):
-    from openood_interneg.plugin.baselines import BASELINES
+    from openood_interneg.plugin.baseline_table import BASELINES
 
     rows = dict(
         re.findall(r"^\| ([a-z_0-9, ]+) \| ((?:runs|refused|the same).*) \|$", section, re.M)

@@ -135,7 +135,7 @@ def test_images_normalised_for_another_network_are_said(net, tmp_path):
 
 
 def test_following_is_public():
-    from openood_interneg.plugin import following
+    from openood_interneg.plugin import redirect_cuda
 
-    with following("cpu"):
+    with redirect_cuda("cpu"):
         assert torch.ones(1, device="cuda").device.type == "cpu"

@@ -22,8 +22,9 @@ if REAL_MISSING is None:
     from openood_interneg.evaluation.protocols import FeatureSet, stream
     from openood_interneg.negatives.space_builder import TextSpaceBuilder
     from openood_interneg.plugin import network
-    from openood_interneg.plugin.baselines import BASELINES, BaselineError, run_baseline
-    from openood_interneg.plugin.device import following
+    from openood_interneg.plugin.baseline_table import BASELINES, BaselineError
+    from openood_interneg.plugin.baselines import run_baseline
+    from openood_interneg.plugin.device import redirect_cuda
     from openood_interneg.plugin.evaluator import Evaluator
     from openood_interneg.plugin.network import ClipZeroShot, as_clip, name_class_names
     from openood_interneg.plugin.postprocessors import InterNegPostprocessor, MCMPostprocessor
@@ -91,7 +92,7 @@ def plain(net, root, configs):
     """OpenOOD's own, unmodified Evaluator, by name; `.cuda()` means the CPU in the block."""
     from openood.evaluation_api import Evaluator as Theirs
 
-    with following("cpu"):
+    with redirect_cuda("cpu"):
         evaluator = Theirs(
             net,
             "cifar10",
@@ -222,7 +223,7 @@ def test_openoods_own_clip_network(net, root, settings, monkeypatch):
     monkeypatch.delitem(sys.modules, "openood.networks.clip", raising=False)
     from openood.networks.clip import CLIPZeroshot
 
-    with following("cpu"):
+    with redirect_cuda("cpu"):
         theirs = CLIPZeroshot(CLASSES, ["The nice {}."], backbone="mini")
     images = torch.randn(2, 3, 64, 64)
     adapted = as_clip(theirs, CLASSES)

@@ -15,9 +15,11 @@ from openood_interneg.vlm.preprocess import CLIP_MEAN
 pytestmark = needs_openood
 
 if REAL_MISSING is None:
+    from openood_interneg.main import main
     from openood_interneg.plugin import network
-    from openood_interneg.plugin.evaluator import Evaluator, MixedOODEvaluator
-    from openood_interneg.plugin.main import main, packaged, tell_backbones_apart
+    from openood_interneg.plugin.evaluator import Evaluator
+    from openood_interneg.plugin.main_config import packaged, tell_backbones_apart
+    from openood_interneg.plugin.main_evaluator import MixedOODEvaluator
     from openood_interneg.plugin.network import ClipZeroShot, name_class_names
     from openood_interneg.plugin.postprocessors import MCMPostprocessor
     from openood_interneg.plugin.register import register, register_benchmark
@@ -175,9 +177,9 @@ def test_lists_that_openood_cannot_read_are_named_before_work(net, root, tmp_pat
 def test_openoods_evaluator_takes_the_networks_own_preprocessing(net, root):
     from openood.evaluation_api import Evaluator as Theirs
 
-    from openood_interneg.plugin import config_root, following
+    from openood_interneg.plugin import config_root, redirect_cuda
 
-    with following("cpu"), warnings.catch_warnings():
+    with redirect_cuda("cpu"), warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         evaluator = Theirs(
             net, "cifar10", str(root), config_root(), postprocessor_name="mcm", num_workers=0

@@ -12,14 +12,14 @@ from openood_standin import WORDS
 from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
 
+from openood_interneg.data.encode import encode_pixels
 from openood_interneg.data.store import Store
 from openood_interneg.demo.world import FAR_KINDS, ID_KINDS, draw, image_rng
 from openood_interneg.detectors.registry import get_method, list_methods
 from openood_interneg.evaluation.protocols import run_mixed, stream
 from openood_interneg.negatives.space_builder import TextSpaceBuilder
 from openood_interneg.negatives.stored_inversion import live_inverter
-from openood_interneg.plugin.device import following
-from openood_interneg.plugin.inputs import encode_patches
+from openood_interneg.plugin.device import redirect_cuda
 from openood_interneg.plugin.loaders import LoaderError, LoaderImages, dataset_labels, keys_of
 from openood_interneg.plugin.network import ClipZeroShot, NetworkError, as_clip
 from openood_interneg.plugin.postprocessors import (
@@ -150,7 +150,7 @@ def test_forms_of_clip(net):
 
 def test_following_means_the_given_device():
     cpu = torch.device("cpu")
-    with following(cpu):
+    with redirect_cuda(cpu):
         assert torch.ones(2).cuda().device == cpu
         assert torch.ones(2, device="cuda").device == cpu
         assert torch.ones(2).to("cuda:0").device == cpu
@@ -296,13 +296,13 @@ def test_inference_is_the_detectors_replay(net, options, loaders):
 
 
 def test_encoding_ahead_changes_no_score(net, options, loaders, monkeypatch):
-    from openood_interneg.plugin import postprocessors
+    from openood_interneg.plugin import detector_postprocessor
 
     one = InterNegPostprocessor(beta=1.0, **options)
     one.setup(net, loaders)
     expected = one.inference(net, loaders["test"], progress=False)
-    ahead = partial(postprocessors.encoded_ahead, overlap=True)
-    monkeypatch.setattr(postprocessors, "encoded_ahead", ahead)
+    ahead = partial(detector_postprocessor.encoded_ahead, overlap=True)
+    monkeypatch.setattr(detector_postprocessor, "encoded_ahead", ahead)
     found = one.inference(net, loaders["test"], progress=False)
     for a, b in zip(expected, found, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -407,7 +407,7 @@ def test_views_and_patches_are_made_of_the_loaders_pixels(net, loaders, ood, tmp
     vit = ClipZeroShot.load(
         Path(__file__).parents[1] / "golden" / "tiny_clip.safetensors", ID_KINDS
     )
-    features = encode_patches(vit.clip, torch.randn(2, 3, 32, 32))
+    features = encode_pixels(vit.clip, torch.randn(2, 3, 32, 32), "patches")
     assert features.dim() == 3 and features.shape[1:] == (2, vit.feature_size)
 
 

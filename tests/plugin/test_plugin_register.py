@@ -103,9 +103,11 @@ def test_names_are_known_everywhere_and_openoods_own_stay(openood):
     from openood.preprocessors.utils import get_preprocessor
     from openood.utils import Config
 
+    from openood_interneg.plugin import patching
+
     before = dict(api.postprocessors)
     early = pipelines.get_postprocessor
-    with pytest.warns(openood.RegistrationWarning):
+    with pytest.warns(patching.RegistrationWarning):
         openood.register()
     assert pipelines.get_postprocessor is not early
     assert api.get_postprocessor is api_evaluator.get_postprocessor
@@ -135,7 +137,9 @@ def test_foreign_names_are_left_alone_with_a_warning(openood):
     from openood.postprocessors.utils import get_postprocessor
     from openood.utils import Config
 
-    with pytest.warns(openood.RegistrationWarning) as caught:
+    from openood_interneg.plugin import patching
+
+    with pytest.warns(patching.RegistrationWarning) as caught:
         openood.register()
     said = " ".join(str(w.message) for w in caught)
     assert "'neglabel'" in said  # in the evaluation API's table
@@ -236,12 +240,14 @@ def test_network_and_preprocessing_of_main(openood):
     import torch
     from openood.utils import Config
 
+    from openood_interneg.plugin import builders
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         openood.register()
     from openood.preprocessors.utils import get_preprocessor
 
-    block = {"name": openood.NETWORK, "backbone": "miniature", "class_names": "cifar10"}
+    block = {"name": builders.NETWORK, "backbone": "miniature", "class_names": "cifar10"}
     block |= {"num_classes": 10, "num_gpus": 0, "pretrained_tag": "none", "prompt": "nice"}
     net = pipelines.get_network(Config(**block))
     assert net(torch.zeros(1, 3, 64, 64)).shape == (1, 10)

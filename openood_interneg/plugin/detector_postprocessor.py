@@ -1,0 +1,312 @@
+"""A method of this package behind the interface of OpenOOD's postprocessors.
+
+Without OpenOOD the same class stands on a base class of its own and runs over the same loaders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from openood_interneg.data.encode import Views, encode_pixels
+from openood_interneg.data.prefetch import encoded_ahead
+from openood_interneg.data.store import Store, default_root
+from openood_interneg.detectors.base import Detector
+from openood_interneg.evaluation.protocols import FeatureSet, stream_batches
+from openood_interneg.negatives.space_builder import TextSpaceBuilder
+from openood_interneg.negatives.stored_inversion import StoredInverter, stored_inverter
+from openood_interneg.plugin.classes import check_loaders
+from openood_interneg.plugin.loaders import (
+    LoaderError,
+    LoaderImages,
+    keys_of,
+    labels_of,
+    pixels,
+    views_of_pixels,
+    warn_foreign_preprocessing,
+)
+from openood_interneg.plugin.network import ClipZeroShot, as_clip
+from openood_interneg.plugin.openood import is_installed, load_openood
+from openood_interneg.plugin.progress import TextBar, batches
+from openood_interneg.plugin.sweep import SweptSettings, check_search
+from openood_interneg.settings import merged
+
+if is_installed():
+    load_openood()
+    from openood.postprocessors import BasePostprocessor
+else:
+    from openood_interneg.plugin.standalone import BasePostprocessor
+
+
+class DetectorPostprocessor(SweptSettings, BasePostprocessor):
+    """A method of the table behind OpenOOD's interface.
+
+    Settings are checked when the object is built. `setup` mines the texts; `inference` starts a
+    fresh stream, follows the network's device and draws random numbers by image name, so the
+    result of an image does not depend on the batch it came in.
+
+    Args:
+        config: OpenOOD's config, or any mapping with its `postprocessor` block (`APS_mode`,
+            `postprocessor_args`, `postprocessor_sweep`), or None for all defaults.
+        class_names: only needed for a network that does not know its own.
+        cache_dir: where text features are kept between runs; by default the package's cache,
+            False keeps nothing.
+        settings: single settings, over those of the config.
+
+    Raises:
+        SettingsError: unknown, ill-typed or out-of-range settings; a sweep over something that
+            is no setting; `APS_mode` without a sweep.
+    """
+
+    # What `setup` makes of a network and its loaders; none of it is pickled.
+    _clip: ClipZeroShot | None
+    _train: Dataset[Any] | None
+    _source: TextSpaceBuilder | None
+    _detector: Detector | None
+    _inverter: StoredInverter | None
+    _seen: int  # images of the present stream
+
+    def __init__(
+        self,
+        config: Any = None,
+        *,
+        class_names: Sequence[str] | None = None,
+        cache_dir: str | Path | bool | None = None,
+        **settings: Any,
+    ):
+        block = _get(config, "postprocessor") or {}
+        args = merged(file=_get(block, "postprocessor_args"), given=settings)
+        sweep = dict(_get(block, "postprocessor_sweep") or {})
+        if config is None:  # what OpenOOD reads off an instance's config
+            config = SimpleNamespace(
+                postprocessor=SimpleNamespace(name=self.method.name, APS_mode=False)
+            )
+        super().__init__(config)
+        source = f"the settings of '{self.method.name}'"
+        self.settings = self.method.make_settings(args, source)
+        self.APS_mode = bool(_get(block, "APS_mode") or False)
+        self.hyperparam_search_done = False
+        self.setup_flag = False
+        self._dataset = _get(_get(config, "dataset"), "name")
+        self.class_names = None if class_names is None else tuple(class_names)
+        self._cache_dir = cache_dir
+        self.take_sweep(sweep)
+        self._forget()
+
+    def set_hyperparam(self, hyperparam: Sequence[Any]) -> None:
+        """Takes values in the order of `args_dict`; fits anew where `setup` was done.
+
+        Texts are mined again only where a setting of the text space changed.
+
+        Raises:
+            SettingsError: wrong number of values, or a value out of range.
+        """
+        super().set_hyperparam(hyperparam)
+        self._detector = None
+
+    # ---- setup ---------------------------------------------------------------------------
+
+    def setup(
+        self,
+        net: nn.Module,
+        id_loader_dict: Mapping[str, DataLoader],
+        ood_loader_dict: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Mines the negative texts and makes the image proxies; may be called again.
+
+        Reads N training images per class, no validation and no OOD image.
+
+        Raises:
+            LoaderError: the method needs ID training images and there is no `train` loader, or
+                they are not there; APS_mode without validation images.
+            ClassesError: the network's classes are not those of the loaders.
+        """
+        net.eval()
+        clip = as_clip(net, self._names())
+        check_loaders(clip, id_loader_dict, self._dataset, said=self.class_names)
+        self._check_search(id_loader_dict, ood_loader_dict)
+        warn_foreign_preprocessing(clip, id_loader_dict)
+        loader = (id_loader_dict or {}).get("train")
+        dataset = None if loader is None else loader.dataset
+        if self.setup_flag and self._clip is clip and self._train is dataset:
+            return
+        images = None
+        if self._needs_images():
+            if loader is None:
+                raise LoaderError(
+                    f"method '{self.method.name}' needs ID training images for its image proxies; "
+                    "the loaders have no 'train' entry"
+                )
+            images = LoaderImages(loader, clip)
+            images.look_for_files(self.settings)
+        store = Store(self._cache_root())
+        self._clip, self._train = clip, dataset
+        self._source = TextSpaceBuilder(clip.clip, clip.class_names, images, store, TextBar())
+        self._detector = None
+        self.setup_flag = True
+        _ = self.detector
+
+    @property
+    def detector(self) -> Detector:
+        """The fitted detector, on the network's device.
+
+        Raises:
+            LoaderError: `setup` was not called.
+        """
+        if self._source is None or self._clip is None:
+            raise LoaderError(f"'{self.method.name}' is not set up; call setup(net, loaders) first")
+        device = self._clip.clip.device
+        detector = self._detector
+        if detector is None or detector.space.device != device:
+            backbone = self._clip.clip
+            space = self._source.space_for(self.method, self.settings).to(device)
+            inverter = None
+            if self.method.inverts:
+                inverter = stored_inverter(backbone, self.settings, self._source.store)
+            detector = self.method.make(self.settings, inverter).fit(space)
+            self._detector, self._inverter, self._seen = detector, inverter, 0
+        return detector
+
+    def _cache_root(self) -> Path | None:
+        given = self._cache_dir
+        if given is None or given is True:
+            return default_root()
+        return Path(given) if given else None
+
+    def _check_search(self, id_loaders: Any, ood_loaders: Any) -> None:
+        if not self.APS_mode or self.hyperparam_search_done:
+            return
+        check_search(self.method.name, "val" in (id_loaders or {}), "val" in (ood_loaders or {}))
+
+    def _needs_images(self) -> bool:
+        return self.settings.reads_id_images
+
+    def _names(self) -> Sequence[str] | str | None:
+        return self.class_names or self._dataset
+
+    def reset(self) -> None:
+        """Starts a new stream."""
+        self.detector.reset()
+        self._seen = 0
+
+    # ---- scoring -------------------------------------------------------------------------
+
+    def encode(self, net: nn.Module, data: Tensor, keys: Tensor) -> Tensor:
+        """What the method's features are of, on the network's device; features pass through.
+
+        Args:
+            data: images (B, 3, H, W), or features (B, D). keys: (B,) of the images.
+
+        Returns:
+            Unit features (B, D), or (V, B, D) for a method over views or patches.
+        """
+        backbone = as_clip(net, self._names()).clip
+        if data.dim() == 2:
+            return data.to(backbone.device)
+        kind = self.method.features_of(self.settings)
+        if isinstance(kind, Views):
+            views = views_of_pixels(data, keys, backbone.preprocess, kind)
+            return torch.stack([backbone.encode_image(view) for view in views])
+        if kind == "image" and isinstance(net, nn.DataParallel):
+            with torch.no_grad():
+                return net(data, return_feature=True)[1].to(backbone.device)
+        return encode_pixels(backbone, data, kind)
+
+    def postprocess(self, net: nn.Module, data: Any) -> tuple[Tensor, Tensor]:
+        """Scores the next batch of the present stream.
+
+        Args:
+            data: images (B, 3, H, W), or features (B, D), or a whole batch of a loader. Without
+                image names, images are told apart by their number in the stream.
+
+        Returns:
+            Predictions (B,) int64 and confidences (B,) float32, high = ID.
+        """
+        keys = keys_of(data, self._seen)
+        detector = self.detector
+        scores = detector.step(self.encode(net, pixels(data), keys), keys)
+        self._seen += len(keys)
+        return scores
+
+    def inference(
+        self, net: nn.Module, data_loader: DataLoader, progress: bool = True
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Scores a loader as one fresh stream: numpy (pred, conf, label), in the loader's order."""
+        self.reset()
+        detector = self.detector
+        labels: list[Tensor] = []
+
+        def encode(batch: Any) -> tuple[Tensor, Tensor]:
+            keys = keys_of(batch, self._seen)
+            self._seen += len(keys)
+            return self.encode(net, pixels(batch), keys), keys
+
+        def encoded() -> Iterator[tuple[Tensor, Tensor]]:
+            made = encoded_ahead(batches(data_loader, progress), encode, detector.space.device)
+            for batch, (features, keys) in made:
+                labels.append(labels_of(batch).cpu())
+                yield features, keys
+
+        stream = encoded()
+        first = next(stream, None)
+        if first is None:
+            raise LoaderError("the data loader is empty")
+        pred, conf = stream_batches(detector, chain([first], stream))
+        self.flush()
+        return (
+            pred.cpu().numpy().astype(int),
+            conf.cpu().numpy(),
+            torch.cat(labels).numpy().astype(int),
+        )
+
+    def flush(self) -> None:
+        """Writes fresh inversions to the cache, so that other streams and runs find them."""
+        if self._inverter is not None:
+            self._inverter.flush()
+
+    def feature_set(
+        self, net: nn.Module, loader: DataLoader, name: str, progress: bool = True
+    ) -> FeatureSet:
+        """Encodes a loader once, so that it can be replayed in any order."""
+        features: list[Tensor] = []
+        keys: list[Tensor] = []
+        labels: list[Tensor] = []
+        for batch in batches(loader, progress, name):
+            keys.append(keys_of(batch, sum(map(len, keys))))
+            features.append(self.encode(net, pixels(batch), keys[-1]))
+            labels.append(labels_of(batch).cpu())
+        if not keys:
+            raise LoaderError(f"the loader of '{name}' is empty")
+        every = torch.cat(labels).numpy().astype(np.int64)
+        return FeatureSet(name, torch.cat(features, dim=-2), torch.cat(keys), every)
+
+    # ---- pickling ------------------------------------------------------------------------
+
+    def _forget(self) -> None:
+        self._clip = self._train = self._source = self._detector = self._inverter = None
+        self._seen = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Settings and flags; neither the network nor what `setup` made from it."""
+        gone = ("_clip", "_train", "_source", "_detector", "_inverter", "_seen")
+        state = {k: v for k, v in self.__dict__.items() if k not in gone}
+        return state | {"setup_flag": False}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
+
+
+def _get(block: Any, name: str) -> Any:
+    """A value of OpenOOD's Config, a mapping or a namespace; None where there is none."""
+    if isinstance(block, Mapping):
+        return block[name] if name in block else None  # noqa: SIM401 - Config.get ignores dots
+    return getattr(block, name, None)

@@ -1,0 +1,12 @@
+"""What stands in the place of OpenOOD's classes where OpenOOD is not installed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class BasePostprocessor:
+    """OpenOOD's interface, for use without OpenOOD."""
+
+    def __init__(self, config: Any):
+        self.config = config
