@@ -70,3 +70,6 @@ def _text(value: Any) -> str:
     if isinstance(value, (dict, list)):
         return f"{len(value)} entries"
     return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+command = compare

@@ -39,3 +39,6 @@ def demo(
         device="cpu",
         quiet=quiet,
     )
+
+
+command = demo

@@ -157,3 +157,6 @@ def _benchmark(bench: str, data_root: Path | None, quick: bool, workers: int) ->
         some = "\n".join(wrong[:10]) + (f"\n... and {len(wrong) - 10} more" if wrong[10:] else "")
         return False, f"{len(wrong)} images cannot be read:\n{some}"
     return True, f"complete: {text}; every image was read"
+
+
+command = doctor

@@ -22,7 +22,7 @@ from openood_interneg.cli.arguments import (
 )
 from openood_interneg.cli.console import progress_bars, say
 from openood_interneg.cli.evaluate import parse_seeds
-from openood_interneg.cli.options import plan_methods
+from openood_interneg.cli.options import INVERSION, TEXT_SPACE, plan_methods, with_settings
 from openood_interneg.cli.workspace import open_backbone, open_benchmark
 from openood_interneg.data.benchmark import ImageList
 from openood_interneg.data.distributed import SharedStore, World, joined, own_device
@@ -128,3 +128,9 @@ def invert_all(
         inverter.flush()
         progress(f"invert {images.name}", part.stop - part.start, len(data))
     world.wait()
+
+
+# --seeds takes the place of the setting seed.
+command = with_settings(
+    encode, methods=["interneg"], names=(*TEXT_SPACE, *INVERSION), without=("seed",)
+)

@@ -26,7 +26,7 @@ from openood_interneg.cli.arguments import (
 )
 from openood_interneg.cli.baselines import check_openood_methods, run_openood_method
 from openood_interneg.cli.console import console, progress_bars, say
-from openood_interneg.cli.options import plan_methods, split_baselines
+from openood_interneg.cli.options import plan_methods, split_baselines, with_settings
 from openood_interneg.cli.workspace import check_out_folder, open_backbone, open_benchmark
 from openood_interneg.data.store import Store, default_root
 from openood_interneg.evaluation.evaluate import Evaluation
@@ -159,3 +159,7 @@ def parse_seeds(text: str) -> list[int]:
     if len(set(seeds)) < len(seeds):
         raise SettingsError(f"--seeds is {text!r}; a seed that stands twice is no second run")
     return seeds
+
+
+# --seeds takes the place of the setting seed.
+command = with_settings(evaluate, without=("seed",))

@@ -66,3 +66,6 @@ def _cells(method: Method) -> list[str]:
 
 def _paper(paper: str) -> str:
     return f"arXiv {paper}" if paper[:1].isdigit() and "/" not in paper else paper
+
+
+command = methods

@@ -23,7 +23,7 @@ from openood_interneg.cli.arguments import (
     Quiet,
 )
 from openood_interneg.cli.console import console, progress_bars, say
-from openood_interneg.cli.options import plan_methods
+from openood_interneg.cli.options import TEXT_SPACE, plan_methods, with_settings
 from openood_interneg.cli.workspace import check_out_file, open_backbone, open_benchmark
 from openood_interneg.data.store import Store, atomic_path, default_root
 from openood_interneg.evaluation.evaluate import Evaluation
@@ -109,3 +109,6 @@ def _table(data, show: int) -> Table:
             )
         table.add_section()
     return table
+
+
+command = with_settings(mine, methods=["interneg"], names=TEXT_SPACE)

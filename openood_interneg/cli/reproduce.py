@@ -172,3 +172,6 @@ def _listing(experiments: list[Experiment], options: Options) -> RichTable:
         "miniature stands in."
     )
     return table
+
+
+command = reproduce

@@ -29,7 +29,7 @@ from openood_interneg.cli.arguments import (
     Pretrained,
 )
 from openood_interneg.cli.console import progress_bars, reader_left, say
-from openood_interneg.cli.options import plan_methods
+from openood_interneg.cli.options import plan_methods, with_settings
 from openood_interneg.cli.workspace import DEFAULT_BACKBONE, check_out_file
 from openood_interneg.data.encode import Progress
 from openood_interneg.data.images import ImageError, ImageLimits, image_files
@@ -436,3 +436,6 @@ class SignalGuard:
             if name is None:
                 return
             yield name
+
+
+command = with_settings(score, methods=["interneg"], defaults=APPLICATION_DEFAULTS)
