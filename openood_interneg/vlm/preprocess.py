@@ -92,7 +92,8 @@ class Preprocess:
             config: `size`, `interpolation`, `mean`, `std`, `resize_mode`, `fill_color`, `mode`,
                 and `resize`, which open_clip has not.
             size: of the images that the image tower takes, a number or (height, width).
-            source: named in errors. error: what is raised.
+            source: named in errors.
+            error: what is raised.
 
         Raises:
             error: unknown keys, values out of range, a size that is not the image tower's, images

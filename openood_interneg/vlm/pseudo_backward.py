@@ -54,9 +54,12 @@ class PreparedPrompts(Protocol):
     """What the two passes read of `pseudo_prompts.PseudoPrompts`; n templates.
 
     Attributes:
-        tower: the tower. width: of its residual stream. num_tokens: T.
+        tower: the text tower.
+        width: of its residual stream.
+        num_tokens: T.
         prefix: per layer (n, P, 2, heads, head_dim) float32, keys and values before the hole.
-        suffix: (n, L, width) embeddings from the hole on. hole: (n, T, width) their positions.
+        suffix: (n, L, width) embeddings from the hole on.
+        hole: (n, T, width) positional embeddings of the hole.
         first_qkv: (n, L, 3 width) float32, what the first layer makes of the suffix.
     """
 

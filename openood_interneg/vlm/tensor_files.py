@@ -26,7 +26,8 @@ def read_tensors(path: Path, error: type[InternegError]) -> dict[str, Tensor]:
     """All tensors of a .safetensors file, or of one that torch reads with `weights_only=True`.
 
     Args:
-        path: the file. error: what is raised, so that each caller's users see its own kind.
+        path: the file.
+        error: what is raised, so that each caller's users see its own kind.
 
     Returns:
         dotted name ("state_dict.ctx") -> tensor on the CPU, in the dtype it was saved in.

@@ -33,7 +33,8 @@ def read_bytes(
     Args:
         path: the file.
         error: what is raised, so that each caller's users see its own kind of error.
-        limit: largest number of bytes, unpacked. unpack: False leaves an archive as it is.
+        limit: largest number of bytes, unpacked.
+        unpack: False leaves an archive as it is.
 
     Raises:
         error: missing, a folder, a pipe or a device, unreadable, too large, a broken archive.
@@ -138,7 +139,8 @@ def text_value(value: Any, what: str, error: type[InternegError]) -> str:
     """A name or a path out of YAML, which is a text there and not what YAML made of one.
 
     Args:
-        value: as the file gave it. what: the name of the value, for the message.
+        value: as the file gave it.
+        what: the name of the value, for the message.
 
     Raises:
         error: it is no text, or an empty one.

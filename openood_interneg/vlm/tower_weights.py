@@ -16,7 +16,8 @@ class Activation:
     """An elementwise function and its backward, each one kernel where there is one.
 
     Attributes:
-        forward: u -> a. backward: (da, u) -> du.
+        forward: u -> a.
+        backward: (da, u) -> du.
         scale: the activation is forward(scale x) / scale; the linear layers around take it in.
     """
 

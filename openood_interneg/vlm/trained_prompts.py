@@ -76,7 +76,8 @@ def read_checkpoint(path: str | Path, setting: str = "checkpoint") -> dict[str, 
     """All tensors of a file by dotted name, float32, on the CPU.
 
     Args:
-        path: the file; "none" stands for none given. setting: named in errors.
+        path: the file; "none" means that none was given.
+        setting: named in errors.
 
     Raises:
         TrainedPromptError: no file given, or one that is absent or not plain tensors.

@@ -22,7 +22,7 @@ from openood_interneg.vlm.loaders.base import (
     WeightsError,
     register_loader,
 )
-from openood_interneg.vlm.open_clip_hub import (
+from openood_interneg.vlm.loaders.open_clip_hub import (
     FOLDER,
     HUB,
     fail_fast_offline,

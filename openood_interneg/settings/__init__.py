@@ -1,0 +1,49 @@
+"""The settings of methods and the base of every expected error; imports nothing of the package."""
+
+from openood_interneg.settings.errors import (
+    InternegError,
+    MissingPackageError,
+    SettingsError,
+    first_line,
+    printable,
+    require_package,
+    shown,
+)
+from openood_interneg.settings.fields import (
+    LARGEST,
+    Settings,
+    as_mapping,
+    checked,
+    from_mapping,
+    merged,
+    setting,
+)
+from openood_interneg.settings.methods import (
+    IdImageSettings,
+    InterNegSettings,
+    LabelSettings,
+    MethodSettings,
+    TextSpaceSettings,
+)
+
+__all__ = [
+    "LARGEST",
+    "IdImageSettings",
+    "InterNegSettings",
+    "InternegError",
+    "LabelSettings",
+    "MethodSettings",
+    "MissingPackageError",
+    "Settings",
+    "SettingsError",
+    "TextSpaceSettings",
+    "as_mapping",
+    "checked",
+    "first_line",
+    "from_mapping",
+    "merged",
+    "printable",
+    "require_package",
+    "setting",
+    "shown",
+]
