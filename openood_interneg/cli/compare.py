@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 
 from openood_interneg.cli.console import console
-from openood_interneg.evaluation.provenance import differences, read_run
+from openood_interneg.evaluation.compare import differences, read_run
 
 # Run times, what was found on disk, and figures that follow from others.
 IGNORED = (

@@ -20,7 +20,7 @@ from openood_interneg.data.benchmark import (
 )
 from openood_interneg.data.images import read_errors
 from openood_interneg.data.store import default_root
-from openood_interneg.evaluation.results import versions
+from openood_interneg.evaluation.provenance import versions
 from openood_interneg.negatives.corpus import load_corpus
 from openood_interneg.negatives.words import CorpusError
 from openood_interneg.settings import InternegError

@@ -23,14 +23,14 @@ from openood_interneg.cli.console import console, progress_bars, say
 from openood_interneg.cli.evaluate import parse_seeds
 from openood_interneg.cli.workspace import MINIATURE, check_out_folder, draw_miniature
 from openood_interneg.data.store import Store, default_root
-from openood_interneg.reproduce.cells import Options, Reproduction, availability
 from openood_interneg.reproduce.experiment import (
     PAPER_BENCHES,
     SUBSTITUTES,
     Experiment,
-    list_experiments,
-    load_experiment,
 )
+from openood_interneg.reproduce.experiment_files import list_experiments, load_experiment
+from openood_interneg.reproduce.options import Options, availability
+from openood_interneg.reproduce.run import Reproduction
 from openood_interneg.reproduce.write import write_report, write_result
 from openood_interneg.settings import SettingsError, printable
 from openood_interneg.vlm.device import pick_device

@@ -13,8 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from openood_interneg.data.benchmark_yaml import (
     RESERVED_SET_NAMES,
     check_set_names,
@@ -224,6 +222,4 @@ class _Reader:
     def _images(self, block: Any, name: str, limit: int | None) -> ImageList:
         folder, file = split_paths(block, f"{self.origin}: the block of '{name}'")
         images = read_image_list(place(file, self.root), place(folder, self.root), name)
-        if limit is not None and limit < len(images):
-            images = images.subset(np.linspace(0, len(images) - 1, limit).round().astype(int))
-        return images
+        return images.evenly(limit)

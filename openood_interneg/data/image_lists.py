@@ -51,6 +51,12 @@ class ImageList:
         paths = tuple(self.paths[i] for i in indices)
         return ImageList(self.name, self.folder, paths, self.labels[indices])
 
+    def evenly(self, count: int | None) -> ImageList:
+        """At most so many images, drawn evenly from the list; all of them for None."""
+        if count is None or count >= len(self):
+            return self
+        return self.subset(np.linspace(0, len(self) - 1, count).round().astype(int))
+
     def missing(self) -> list[Path]:
         """Files of the list that do not exist, or are empty: a copy that broke off."""
         return [path for i in range(len(self)) if not _has_content(path := self.file(i))]

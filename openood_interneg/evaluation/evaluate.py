@@ -5,12 +5,13 @@ Images are encoded once; every method, seed and protocol is a replay of stored f
 
 from __future__ import annotations
 
+import copy
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -20,7 +21,7 @@ from openood_interneg.data.encode import Encoder, FeatureKind, ListedIdImages, P
 from openood_interneg.data.image_ids import image_ids
 from openood_interneg.data.image_lists import shared_names
 from openood_interneg.data.store import Store, digest
-from openood_interneg.detectors.base import DetectorError
+from openood_interneg.detectors.base import Detector, DetectorError
 from openood_interneg.detectors.method import Method
 from openood_interneg.detectors.registry import get_method
 from openood_interneg.evaluation.metrics import METRICS, ood_metrics
@@ -33,10 +34,21 @@ from openood_interneg.evaluation.protocols import (
     run_mixed,
     run_openood,
 )
+from openood_interneg.negatives.inversion import Inverter
 from openood_interneg.negatives.proxies import sample_per_class
 from openood_interneg.negatives.space_builder import TextSpaceBuilder
-from openood_interneg.negatives.stored_inversion import StoredInverter, stored_inverter
-from openood_interneg.settings import MethodSettings, SettingsError, as_mapping
+from openood_interneg.negatives.stored_inversion import (
+    StoredInverter,
+    live_inverter,
+    stored_inverter,
+)
+from openood_interneg.settings import (
+    IdImageSettings,
+    InterNegSettings,
+    MethodSettings,
+    SettingsError,
+    as_mapping,
+)
 from openood_interneg.vlm.backbones import Backbone
 from openood_interneg.vlm.preprocess import Preprocess
 
@@ -116,7 +128,11 @@ class Evaluation:
         for method, _ in plans:
             self._check_names(method)
         train = self.benchmark.train
-        readers = [(method, own) for method, own in plans if own.reads_id_images]
+        readers = [
+            (method, own)
+            for method, own in plans
+            if isinstance(own, IdImageSettings) and own.reads_id_images
+        ]
         for method, settings in readers:
             if train is None and getattr(settings, "negatives", "inter") == "inter":
                 raise SettingsError(
@@ -178,13 +194,49 @@ class Evaluation:
                 "from one folder above, and the caption file likewise"
             )
 
-    def inverter(self, settings) -> StoredInverter:
-        """The stored inverter of some settings."""
+    def detector(
+        self, method: Method, settings: MethodSettings, inverter: Inverter | None = None
+    ) -> Detector:
+        """A detector of a method, fitted to the benchmark's classes.
+
+        Args:
+            method: of the registry, or one's own.
+            settings: of the method.
+            inverter: in place of the stored one, where the method inverts.
+        """
+        with self._timed("text space"):
+            space = self.source.space_for(method, settings)
+            if method.inverts and inverter is None:
+                inverter = self.inverter(_inversion(method, settings))
+            return method.make(settings, inverter).fit(space)
+
+    def live_inverter(self, method: Method, settings: MethodSettings) -> Inverter | None:
+        """An inverter that computes every inversion anew; None where the method inverts nothing."""
+        if not method.inverts:
+            return None
+        return live_inverter(self.backbone, _inversion(method, settings))
+
+    def flush(self) -> None:
+        """Writes the inversions that were computed since the last call."""
+        for inverter in self._inverters.values():
+            inverter.flush()
+
+    def inverter(self, settings: InterNegSettings) -> StoredInverter:
         names = ("templates", "num_tokens", "steps", "lr", "weight_decay", "seed")
         key = digest([getattr(settings, name) for name in names])
         if key not in self._inverters:
             self._inverters[key] = stored_inverter(self.backbone, settings, self.store)
         return self._inverters[key]
+
+    def restricted(self, benchmark: Benchmark) -> Evaluation:
+        """The same evaluation with some of the OOD sets; features and texts are shared.
+
+        Args:
+            benchmark: this one with fewer OOD sets.
+        """
+        other = copy.copy(self)
+        other.benchmark = benchmark
+        return other
 
     # ---- running -------------------------------------------------------------------------
 
@@ -213,13 +265,9 @@ class Evaluation:
         """
         method = method or get_method(name)
         check_protocol(protocol)
-        if hasattr(settings, "seed"):
-            settings = replace(settings, seed=seed)
+        settings = with_seed(settings, seed)
         id_set, ood_sets = self.method_sets(method, settings)
-        with self._timed("text space"):
-            space = self.source.space_for(method, settings)
-            inverter = self.inverter(settings) if method.inverts else None
-            detector = method.make(settings, inverter).fit(space)
+        detector = self.detector(method, settings)
         with self._timed(f"stream: {name}"):
             if protocol == "mixed":
                 runs = [
@@ -228,8 +276,7 @@ class Evaluation:
                 ]
             else:
                 runs = run_openood(detector, id_set, ood_sets, batch_size, observers)
-        if inverter is not None:
-            inverter.flush()
+        self.flush()
         self.results.settings[name] = as_mapping(settings)
         return self.add(name, protocol, seed, id_set, ood_sets, runs)
 
@@ -272,6 +319,27 @@ class Evaluation:
             yield
         finally:
             self.results.seconds[stage] += time.perf_counter() - start
+
+
+M = TypeVar("M", bound=MethodSettings)
+
+
+def with_seed(settings: M, seed: int) -> M:
+    """The settings with this seed, where they have one: where the method draws random numbers."""
+    return replace(settings, **{"seed": seed}) if hasattr(settings, "seed") else settings
+
+
+def _inversion(method: Method, settings: MethodSettings) -> InterNegSettings:
+    """The settings of a method that inverts.
+
+    Raises:
+        DetectorError: they do not say how.
+    """
+    if not isinstance(settings, InterNegSettings):
+        raise DetectorError(
+            f"method '{method.name}' inverts images, and its settings are no InterNegSettings"
+        )
+    return settings
 
 
 def group_means(rows: Sequence[Mapping[str, Any]], benchmark: Benchmark) -> list[dict[str, Any]]:

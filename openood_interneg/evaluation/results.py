@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +93,8 @@ def results_table(rows: Sequence[Mapping[str, Any]], fpr: str = "FPR@95") -> Tab
         part = data[data["dataset"] == name]
         best[name, fpr], best[name, "AUROC"] = part[fpr].min(), part["AUROC"].max()
     for method in dict.fromkeys(data["method"]):
-        means, spreads = [title(method)], [""]
+        means: list[str | Text] = [title(method)]
+        spreads: list[str | Text] = [""]
         for name in datasets:
             row = by.loc[(method, name)]
             for metric in (fpr, "AUROC"):
@@ -128,10 +127,13 @@ def narrow_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     for name in ("FPR@95", "AUROC", "ACC"):
         table.add_column(name, justify="right", no_wrap=True)
     for dataset, part in data.groupby("dataset", sort=False):
+        name = str(dataset)
         best = {"FPR@95": part["FPR@95"].min(), "AUROC": part["AUROC"].max()}
         for number, row in enumerate(part.to_dict("records")):
-            cells = [_short(GROUPS.get(dataset, dataset), 16) if number == 0 else ""]
-            cells.append(title(row["method"]))
+            cells: list[str | Text] = [
+                _short(GROUPS.get(name, name), 16) if number == 0 else "",
+                title(row["method"]),
+            ]
             for metric, value in best.items():
                 text = f"{row[metric]:.2f}"
                 best_one = text == f"{value:.2f}"
@@ -163,6 +165,8 @@ def write_results(folder: Path, results: Results, run: Mapping[str, Any]) -> Non
     """Writes results.json, results.csv, summary.csv, run.json and scores/*.npz atomically.
 
     Args:
+        folder: made where it is missing.
+        results: of an evaluation.
         run: what the run was (settings, versions, digests), for run.json.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -180,15 +184,3 @@ def write_results(folder: Path, results: Results, run: Mapping[str, Any]) -> Non
                 ood_score=scores.ood_score,
                 id_pred=scores.id_pred,
             )
-
-
-def versions() -> dict[str, str]:
-    """Versions of what the figures depend on."""
-    names = ("torch", "torchvision", "open_clip_torch", "numpy", "scikit-learn", "pillow", "nltk")
-    out = {"python": platform.python_version()}
-    for name in ("openood-interneg", *names):
-        try:
-            out[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            out[name] = "not installed"
-    return out

@@ -274,7 +274,7 @@ class TextSpaceBuilder:
         return self._stored.features(words, prompt, what, average)
 
 
-def mines(settings: LabelSettings) -> TypeGuard[TextSpaceSettings]:
+def mines(settings: MethodSettings) -> TypeGuard[TextSpaceSettings]:
     """Whether a text space with these settings has mined negative texts."""
     return (
         isinstance(settings, TextSpaceSettings)

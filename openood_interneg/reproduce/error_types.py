@@ -7,6 +7,7 @@ dominant*: no single negative wins, but all of them together do.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 from openood_interneg.detectors.adaneg import AdaNeg
 from openood_interneg.detectors.base import Detector, DetectorError
 from openood_interneg.detectors.interneg import InterNeg
+from openood_interneg.evaluation.protocols import Batch
 
 GAMMAS = tuple(round(0.02 * i, 2) for i in range(1, 50))
 
@@ -30,18 +32,24 @@ class ErrorRates:
 
 
 def error_rates(
-    score: np.ndarray, best_id: np.ndarray, best_negative: np.ndarray, gammas=GAMMAS
+    score: np.ndarray,
+    best_id: np.ndarray,
+    best_negative: np.ndarray,
+    gammas: Sequence[float] = GAMMAS,
 ) -> ErrorRates:
     """Max-OOD and Sum-OOD dominant error rates of ID images.
 
     Args:
-        score: (n,) scores in [0, 1], high = ID. best_id, best_negative: (n,) highest logits.
+        score: (n,) scores in [0, 1], high = ID.
+        best_id: (n,) highest ID logits.
+        best_negative: (n,) highest negative logits.
+        gammas: thresholds.
     """
-    gammas = np.asarray(gammas, dtype=np.float64)
-    rejected = score[:, None] < gammas[None]
+    thresholds = np.asarray(gammas, dtype=np.float64)
+    rejected = score[:, None] < thresholds[None]
     by_max = (best_negative > best_id)[:, None]
     return ErrorRates(
-        gammas,
+        thresholds,
         100.0 * (rejected & by_max).mean(axis=0),
         100.0 * (rejected & ~by_max).mean(axis=0),
     )
@@ -66,6 +74,27 @@ def text_logits(detector: Detector, features: Tensor) -> tuple[Tensor, Tensor]:
         every[:, detector._active] = detector._proxy_cosine(features) * scale
     classes = len(space.labels)
     return every[:, :classes], every[:, classes:]
+
+
+class BestLogits:
+    """An observer of a stream: the highest ID and negative logit of each image.
+
+    Attributes:
+        of_labels: (n,) in the order of the lists.
+        of_negatives: (n,), -inf for a method without negatives.
+    """
+
+    def __init__(self, detector: Detector, size: int):
+        self.detector = detector
+        self.of_labels = np.full(size, -np.inf, np.float32)
+        self.of_negatives = np.full(size, -np.inf, np.float32)
+
+    def __call__(self, batch: Batch) -> None:
+        labels, negatives = text_logits(self.detector, batch.features)
+        places = batch.places.numpy()
+        self.of_labels[places] = labels.amax(dim=1).cpu().numpy()
+        if negatives.shape[1]:
+            self.of_negatives[places] = negatives.amax(dim=1).cpu().numpy()
 
 
 def unit_score(detector: Detector, score: np.ndarray) -> np.ndarray:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,15 @@ from openood_interneg.data.image_ids import image_ids
 from openood_interneg.data.image_lists import shared_names
 from openood_interneg.data.images import read_rgb
 from openood_interneg.detectors.base import Detector
+from openood_interneg.detectors.interneg import InterNeg
 from openood_interneg.detectors.method import Method
-from openood_interneg.evaluation.protocols import mixed_order
-from openood_interneg.negatives.space_builder import mines
+from openood_interneg.evaluation.evaluate import Evaluation
+from openood_interneg.evaluation.protocols import Batch, FeatureSet, run_mixed
+from openood_interneg.negatives.bank import NegativeBank
+from openood_interneg.negatives.space_builder import TextSpaceBuilder, mines
 from openood_interneg.reproduce.error_types import text_logits
+from openood_interneg.reproduce.sealed import read_sealed
+from openood_interneg.settings import MethodSettings, TextSpaceSettings
 
 THUMBNAIL = 72
 EXAMPLES = 3
@@ -33,63 +39,87 @@ WORDS = 12
 
 
 def make_exhibit(
-    evaluation, method: Method, detector: Detector, settings, seed: int, batch_size: int
-) -> dict:
+    evaluation: Evaluation,
+    method: Method,
+    detector: Detector,
+    settings: MethodSettings,
+    seed: int,
+    batch_size: int,
+) -> dict[str, Any]:
     """Streams, examples and words of one method on one benchmark.
 
     Args:
-        evaluation: an `Evaluation`. detector: fitted, of the method. settings: of the detector.
+        evaluation: of the benchmark.
+        method: what is shown.
+        detector: fitted, of the method.
+        settings: of the detector.
+        seed: of the order of the stream.
+        batch_size: images per step.
     """
     id_list = evaluation.benchmark.test
     id_set, ood_sets = evaluation.method_sets(method, settings)
     sets = {}
     for images, ood in zip(evaluation.benchmark.ood, ood_sets, strict=True):
-        order = mixed_order(len(id_set), len(ood), seed)
-        at = torch.from_numpy(order)
-        features = torch.cat([id_set.features, ood.features], dim=-2)[..., at, :]
-        keys = torch.cat([id_set.keys, ood.keys])[at]
-        stream, score = _stream(detector, features, keys, order < len(id_set), batch_size)
-        score = score[np.argsort(order)]
-        scores = (score[: len(id_set)], score[len(id_set) :])
-        shown = _Shown(evaluation, detector, id_list, images, id_set.features, ood.features)
+        stream = _Stream(detector, len(id_set))
+        run = run_mixed(detector, id_set, ood, seed, batch_size, [stream])
+        shown = _Examples(evaluation, detector, (id_list, id_set), (images, ood))
         sets[images.name] = {
-            "stream": stream,
-            "threshold": _rounded(np.quantile(scores[0], 0.05)),
-            "groups": shown.groups(*scores),
+            "stream": stream.series,
+            "threshold": _rounded(np.quantile(run.id_score, 0.05)),
+            "groups": shown.groups(run.id_score, run.ood_score),
             "bank": _bank(evaluation, detector, settings, [id_list, images]),
         }
     return {"sets": sets, "mined": _mined(evaluation, detector, settings)}
 
 
-def _stream(detector: Detector, features: Tensor, keys: Tensor, is_id: np.ndarray, size: int):
-    """Replays; after each batch: images seen, size of the bank, mean scores of ID and OOD."""
-    detector.reset()
-    stream: dict[str, list] = {"seen": [], "bank": [], "inverted": [], "id": [], "ood": []}
-    scores = []
-    for begin in range(0, len(keys), size):
-        rows = slice(begin, begin + size)
-        score = detector.step(features[..., rows, :], keys[rows]).score.cpu().numpy()
-        own = is_id[rows]
-        stream["seen"].append(min(begin + size, len(keys)))
-        stream["bank"].append(len(getattr(detector, "bank", ())))
-        stream["inverted"].append(int(getattr(detector, "inverted", 0)))
-        for name, mask in (("id", own), ("ood", ~own)):
-            stream[name].append(_rounded(score[mask].mean()) if mask.any() else None)
-        scores.append(score)
-    return stream, np.concatenate(scores)
+def _bank_of(detector: Detector) -> NegativeBank | None:
+    return detector.bank if isinstance(detector, InterNeg) else None
 
 
-class _Shown:
+def load_exhibit(result: Mapping[str, Any], cells: Path) -> dict[str, Any] | None:
+    """The exhibit's content, if the experiment has one."""
+    if not result.get("exhibit"):
+        return None
+    path = cells / f"{result['exhibit']['cell']}.json"
+    return read_sealed(path)
+
+
+class _Stream:
+    """An observer of a stream: images seen, size of the bank, mean scores of ID and OOD."""
+
+    def __init__(self, detector: Detector, num_id: int):
+        self.detector, self.num_id = detector, num_id
+        self.series: dict[str, list[Any]] = {
+            name: [] for name in ("seen", "bank", "inverted", "id", "ood")
+        }
+
+    def __call__(self, batch: Batch) -> None:
+        score = batch.scores.score.cpu().numpy()
+        is_id = (batch.places < self.num_id).numpy()
+        bank, seen = _bank_of(self.detector), self.series["seen"]
+        seen.append((seen[-1] if seen else 0) + len(score))
+        self.series["bank"].append(0 if bank is None else len(bank))
+        self.series["inverted"].append(getattr(self.detector, "inverted", 0))
+        for name, mask in (("id", is_id), ("ood", ~is_id)):
+            self.series[name].append(_rounded(score[mask].mean()) if mask.any() else None)
+
+
+class _Examples:
     """Examples of one OOD set with the labels and negatives that they are nearest to."""
 
-    def __init__(self, evaluation, detector, id_list, ood_list, id_features, ood_features):
+    def __init__(
+        self,
+        evaluation: Evaluation,
+        detector: Detector,
+        id_side: tuple[ImageList, FeatureSet],
+        ood_side: tuple[ImageList, FeatureSet],
+    ):
         self.detector, self.names = detector, evaluation.benchmark.class_names
-        self.lists = {"id": id_list, "ood": ood_list}
-        self.features = {"id": id_features, "ood": ood_features}
+        self.sides = {"id": id_side, "ood": ood_side}
         words = list(detector.space.negative_words)
         words += [f"negative {i}" for i in range(len(words), len(detector.space.negatives))]
         self.negatives = words
-        self.by_key = _by_key([id_list, ood_list])
+        self.by_id = _by_id([id_side[0], ood_side[0]])
 
     def groups(self, id_score: np.ndarray, ood_score: np.ndarray) -> dict[str, list[dict]]:
         """OOD images found and missed, and ID images falsely accused."""
@@ -101,9 +131,9 @@ class _Shown:
 
     def example(self, side: str, index: int, score: np.ndarray) -> dict[str, Any]:
         """One image: thumbnail, score, and its five best labels and negatives by softmax."""
-        images = self.lists[side]
+        images, features = self.sides[side]
         id_logits, negative_logits = text_logits(
-            self.detector, self.features[side][..., index : index + 1, :]
+            self.detector, features.features[..., index : index + 1, :]
         )
         every = torch.cat([id_logits, negative_logits], dim=1)[0].softmax(dim=0)
         classes = id_logits.shape[1]
@@ -113,45 +143,39 @@ class _Shown:
             "name": images.paths[index],
             "label": self.names[label] if label >= 0 else "",
             "score": _rounded(score[index]),
-            "labels": _best(every[:classes], self.names),
-            "negatives": _best(every[classes:], _Named(self)),
+            "labels": _best(every[:classes], self.names.__getitem__),
+            "negatives": _best(every[classes:], self.negative),
         }
 
     def negative(self, index: int) -> str:
         """Name of a negative: a mined word, or the image that a bank entry came from."""
         if index < len(self.negatives):
             return self.negatives[index]
-        key = int(self.detector.bank.keys[index - len(self.negatives)])
-        name = self.by_key.get(key, (None, 0, "an image"))[2]
+        bank, name = _bank_of(self.detector), "an image"
+        if bank is not None:
+            own_id = int(bank.keys[index - len(self.negatives)])
+            name = self.by_id.get(own_id, (None, 0, name))[2]
         return f"inverted {'/'.join(name.split('/')[-2:])}"
 
 
-class _Named:
-    def __init__(self, shown: _Shown):
-        self.shown = shown
-
-    def __getitem__(self, index: int) -> str:
-        return self.shown.negative(index)
-
-
-def _best(probability: Tensor, names) -> list[list[Any]]:
+def _best(probability: Tensor, name: Callable[[int], str]) -> list[list[Any]]:
     top = probability.topk(min(TOP, len(probability)))
     pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
-    return [[names[i], _rounded(value)] for i, value in pairs]
+    return [[name(i), _rounded(value)] for i, value in pairs]
 
 
 def _first(score: np.ndarray) -> list[int]:
     return np.argsort(score, kind="stable")[:EXAMPLES].tolist()
 
 
-def _by_key(lists: Sequence[ImageList]) -> dict[int, tuple[ImageList | None, int, str]]:
-    """Image of a key; none where two different images of the stream have one name."""
-    out = {}
+def _by_id(lists: Sequence[ImageList]) -> dict[int, tuple[ImageList | None, int, str]]:
+    """Image of an id; none where two different images of the stream have one name."""
+    out: dict[int, tuple[ImageList | None, int, str]] = {}
     doubtful = shared_names(lists)
     for images in lists:
-        for i, key in enumerate(image_ids(images.paths).tolist()):
+        for i, own_id in enumerate(image_ids(images.paths).tolist()):
             name = images.paths[i]
-            out[key] = (None if name in doubtful else images, i, name)
+            out[own_id] = (None if name in doubtful else images, i, name)
     return out
 
 
@@ -164,18 +188,23 @@ def thumbnail(images: ImageList, index: int) -> str:
     return base64.b64encode(data.getvalue()).decode()
 
 
-def _bank(evaluation, detector: Detector, settings, lists: Sequence[ImageList]) -> list[dict]:
+def _bank(
+    evaluation: Evaluation,
+    detector: Detector,
+    settings: MethodSettings,
+    lists: Sequence[ImageList],
+) -> list[dict[str, Any]]:
     """The bank's best entries: the image each came from, and the corpus words nearest to it."""
-    bank = getattr(detector, "bank", None)
-    if bank is None or len(bank) == 0:
+    bank = _bank_of(detector)
+    if bank is None or len(bank) == 0 or not isinstance(settings, TextSpaceSettings):
         return []
-    by_key = _by_key(lists)
+    by_id = _by_id(lists)
     features = bank.features[:BANK]
     words = nearest_words(evaluation.source, settings, features)
     classes = len(detector.space.labels)
     out = []
     for i in range(len(features)):
-        images, index, name = by_key.get(int(bank.keys[i]), (None, 0, ""))
+        images, index, name = by_id.get(int(bank.keys[i]), (None, 0, ""))
         out.append(
             {
                 "image": thumbnail(images, index) if images is not None else "",
@@ -194,7 +223,9 @@ def _side(images: ImageList | None, index: int) -> str:
     return "OOD" if images.labels[index] < 0 else "ID"
 
 
-def nearest_words(source, settings, features: Tensor, count: int = TOP) -> list[list[list]]:
+def nearest_words(
+    source: TextSpaceBuilder, settings: TextSpaceSettings, features: Tensor, count: int = TOP
+) -> list[list[list[Any]]]:
     """For each row the corpus words whose text features are nearest: [word, cosine] pairs."""
     corpus = source.corpus(settings)
     best = torch.full((len(features), 0), -1.0, device=features.device)
@@ -218,7 +249,7 @@ def nearest_words(source, settings, features: Tensor, count: int = TOP) -> list[
     ]
 
 
-def _mined(evaluation, detector: Detector, settings) -> dict[str, Any]:
+def _mined(evaluation: Evaluation, detector: Detector, settings: MethodSettings) -> dict[str, Any]:
     """The mined texts with the largest and the smallest deviation, per class on average."""
     if not mines(settings):
         return {}

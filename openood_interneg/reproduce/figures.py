@@ -7,20 +7,33 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from openood_interneg.reproduce import plots
+from openood_interneg.reproduce import plots, style
 from openood_interneg.reproduce.error_types import GAMMAS
+from openood_interneg.reproduce.exhibits import load_exhibit
 from openood_interneg.reproduce.experiment import Experiment
-from openood_interneg.reproduce.sealed import file_digest, read_sealed
+from openood_interneg.reproduce.sealed import file_digest
 from openood_interneg.reproduce.tables import STAGES, Table, arrow, set_name
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure in both forms. name: of its files. alt: what it shows, for readers of text."""
+    """A figure in both forms.
+
+    Attributes:
+        name: of its files.
+        title: printed over it.
+        alt: what it shows, for readers of text.
+        svg: text of an SVG file, its ink in the page's text colour.
+        png: content of a PNG file.
+    """
 
     name: str
     title: str
@@ -34,7 +47,7 @@ def draw_figures(
 ) -> list[Drawn]:
     """All figures of an experiment. cells: folder of the cells' files."""
     artist = _Artist(experiment, result, table, cells)
-    with plots.look():
+    with style.page_style():
         if experiment.kind == "errors":
             artist.errors()
         elif experiment.kind == "sweep":
@@ -52,22 +65,25 @@ def draw_figures(
 
 
 class _Artist:
-    def __init__(self, experiment, result, table, cells):
+    def __init__(
+        self, experiment: Experiment, result: Mapping[str, Any], table: Table, cells: Path
+    ):
         self.experiment, self.result, self.table = experiment, result, table
-        self.cells, self.drawn = cells, []
+        self.cells = cells
+        self.drawn: list[Drawn] = []
         self.ran = [cell for cell in result["cells"] if "sets" in cell]
         self.colours = {
-            entry.label: plots.method_colour(entry.method) for entry in experiment.methods
+            variant.label: style.method_colour(variant.method) for variant in experiment.methods
         }
-        methods = [entry.method for entry in experiment.methods]
+        methods = [variant.method for variant in experiment.methods]
         if len(set(methods)) < len(methods):  # variants of one method need colours of their own
-            labels, cycle = [entry.label for entry in experiment.methods], plots.CYCLE
+            labels, cycle = [variant.label for variant in experiment.methods], style.CYCLE
             self.colours = {label: cycle[i % len(cycle)] for i, label in enumerate(labels)}
 
-    def add(self, figure, name: str, title: str, alt: str) -> None:
+    def add(self, figure: Figure, name: str, title: str, alt: str) -> None:
         name = f"{self.experiment.id}_{name}"
-        svg = plots.as_svg(figure, name).replace(plots.INK, "currentColor")
-        self.drawn.append(Drawn(name, title, alt, svg, plots.as_png(figure)))
+        svg = style.as_svg(figure, name).replace(style.INK, "currentColor")
+        self.drawn.append(Drawn(name, title, alt, svg, style.as_png(figure)))
 
     def set_name(self, name: str) -> str:
         return set_name(self.experiment, self.result, name)
@@ -86,7 +102,7 @@ class _Artist:
             for metric in self.table.metrics:
                 if len(rows) < 2:
                     continue
-                values = [self.table.at(row, column, metric) for row in rows]
+                values = [self.table.values[row, column, metric] for row in rows]
                 other = "; † published with ID positive" if any(v.mark for v in values) else ""
                 figure, ax = _panel(height=0.8 + 0.27 * len(rows))
                 plots.paired_bars(
@@ -110,11 +126,11 @@ class _Artist:
         return all(value is not None and value.mean is not None for value in values)
 
     def _row_colour(self, row: tuple[str, ...]) -> str:
-        return self.colours.get(row[-1], plots.VERMILION)
+        return self.colours.get(row[-1], style.VERMILION)
 
     def distributions(self) -> None:
         """Score histograms of the exhibited method; ROC and precision-recall of all methods."""
-        scores: dict[str, dict[str, tuple]] = {}
+        scores: dict[str, dict[str, plots.ScorePair]] = {}
         for cell in self.ran:
             same = all(cell[k] == self.ran[0][k] for k in ("backbone", "point", "seed"))
             path = self.cells / f"{cell['cell']}.npz"
@@ -135,7 +151,8 @@ class _Artist:
             label = self.set_name(name)
             if shown in by:
                 figure, ax = _panel()
-                plots.score_histogram(ax, *by[shown], ood_name=label)
+                id_score, ood_score = by[shown]
+                plots.score_histogram(ax, id_score, ood_score, label)
                 self.add(
                     figure,
                     f"histogram_{_slug(name)}",
@@ -148,9 +165,7 @@ class _Artist:
             ):
                 figure, ax = _panel(height=3.4)
                 draw(ax, by, self.colours)
-                if ax.get_legend() is not None:
-                    ax.get_legend().remove()
-                figure.legend(loc="outside lower center", ncols=3, frameon=False)
+                _legend_below(figure, ax)
                 self.add(
                     figure,
                     f"{kind}_{_slug(name)}",
@@ -179,7 +194,7 @@ class _Artist:
     def sweeps(self) -> None:
         """A panel per setting and metric; lines are the parts."""
         parts = list(dict.fromkeys(cell["part"] for cell in self.ran))
-        colours = {part: (plots.VERMILION, plots.BLUE)[i % 2] for i, part in enumerate(parts)}
+        colours = {part: (style.VERMILION, style.BLUE)[i % 2] for i, part in enumerate(parts)}
         points = {p.label: p for p in (*self.experiment.points, *self.experiment.short_points)}
         for sweep in dict.fromkeys(point.sweep for point in points.values()):
             cells = [c for c in self.ran if points[c["point"]].sweep == sweep]
@@ -213,9 +228,9 @@ class _Artist:
         columns = [name for name in parts if any(cell["part"] == name for cell in self.ran)]
         for column, metric in itertools.product(columns, self.experiment.metrics):
             lines = {}
-            for entry in self.experiment.methods:
-                found = [self.table.at((point, entry.label), column, metric) for point in points]
-                lines[entry.label] = [
+            for variant in self.experiment.methods:
+                found = [self.table.at((point, variant.label), column, metric) for point in points]
+                lines[variant.label] = [
                     np.nan if value is None or value.mean is None else value.mean for value in found
                 ]
             figure, ax = _panel()
@@ -232,16 +247,16 @@ class _Artist:
 
     def timing(self) -> None:
         """Time per image by stage."""
-        names, stages = [], {stage: [] for stage in STAGES[1:]}
+        names: list[str] = []
+        stages: dict[str, list[float]] = {stage: [] for stage in STAGES[1:]}
         for cell in self.ran:
             names.append(cell["method"])
             for stage, values in stages.items():
-                values.append(1000 * np.mean([v[stage] for v in cell["sets"].values()]))
+                values.append(1000 * float(np.mean([v[stage] for v in cell["sets"].values()])))
         if names:
             figure, ax = _panel(height=1.1 + 0.4 * len(names))
             plots.stacked_bars(ax, names, stages)
-            ax.get_legend().remove()
-            figure.legend(loc="outside lower center", ncols=3, frameon=False)
+            _legend_below(figure, ax)
             ax.set_xlabel("milliseconds per image")
             self.add(figure, "stages", "Time per image by stage", "Stacked bars of time per stage")
 
@@ -272,18 +287,16 @@ class _Artist:
 _DEFAULTS = {"N": 16, "M": 2000, "K": 2000, "beta": 0.35}
 
 
-def load_exhibit(result: Mapping[str, Any], cells: Path) -> dict[str, Any] | None:
-    """The exhibit's content, if the experiment has one."""
-    if not result.get("exhibit"):
-        return None
-    path = cells / f"{result['exhibit']['cell']}.json"
-    return read_sealed(path)
-
-
-def _panel(height: float = 2.7):
+def _panel(height: float = 2.7) -> tuple[Figure, Axes]:
     """A figure with one axis, of a size that is readable on a phone."""
-    figure, axes = plots.new_figure(width=4.3, height=height)
+    figure, axes = style.new_figure(width=4.3, height=height)
     return figure, axes[0][0]
+
+
+def _legend_below(figure: Figure, ax: Axes) -> None:
+    if (legend := ax.get_legend()) is not None:
+        legend.remove()
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
 
 
 def _slug(text: str) -> str:

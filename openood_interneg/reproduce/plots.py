@@ -1,79 +1,30 @@
-"""Figures: functions that take scores and an axis and return the axis.
-
-No global style is set. Colours are those of Okabe and Ito, which people with colour-blind eyes
-tell apart, and a method has the same one in every figure; lines also differ by marker or dash.
-"""
+"""Plots: functions that take scores and an axis and return the axis."""
 
 from __future__ import annotations
 
-import hashlib
-import io
-import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from openood_interneg.reproduce.style import (
+    BLUE,
+    CYCLE,
+    GREEN,
+    GREY,
+    ID_COLOUR,
+    INK,
+    OOD_COLOUR,
+    SKY,
+    VERMILION,
+    line_styles,
+)
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-ORANGE, SKY, GREEN, BLUE = "#E69F00", "#56B4E9", "#009E73", "#0072B2"
-VERMILION, PURPLE = "#D55E00", "#CC79A7"  # of the eight, yellow is too faint on white
-GREY = "#8c8c8c"
-ID_COLOUR, OOD_COLOUR = BLUE, ORANGE
-
-# The ink of text and axes; pages replace it by the colour of their own text.
-INK = "#1f2329"
-
-METHOD_COLOURS = {
-    "interneg": VERMILION,
-    "interneg_negatives_only": PURPLE,
-    "adaneg": BLUE,
-    "neglabel": GREEN,
-    "csp": ORANGE,
-    "mcm": SKY,
-    "clipscope": PURPLE,
-    "eoe": INK,
-    "energy": GREY,
-    "mahalanobis": GREY,
-    "cover": SKY,
-    "tanl": INK,
-}
-_DASHES = ("-", "--", "-.", ":")
-_MARKERS = "osD^vP*X"
-CYCLE = (VERMILION, BLUE, GREEN, ORANGE, SKY, PURPLE, GREY, INK)
-
-
-def method_colour(method: str) -> str:
-    """The colour of a method, the same in every figure and every run."""
-    if method in METHOD_COLOURS:
-        return METHOD_COLOURS[method]
-    return CYCLE[int(hashlib.blake2b(method.encode()).hexdigest(), 16) % len(CYCLE)]
-
-
-def line_styles(labels: Sequence[str], colours: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Colour, dash and marker of each line of an axis; no two lines share colour and dash."""
-    taken: set[tuple[str, str]] = set()
-    out = []
-    for i, label in enumerate(labels):
-        own = [_DASHES[(i + k) % 4] for k in range(4)]
-        dash = next((d for d in own if (colours[label], d) not in taken), own[0])
-        taken.add((colours[label], dash))
-        out.append(
-            {
-                "color": colours[label],
-                "linestyle": dash,
-                "marker": _MARKERS[i % len(_MARKERS)],
-                "markersize": 4,
-                "linewidth": 1.6,
-                "label": label,
-            }
-        )
-    return out
-
-
-# ---- axes ----------------------------------------------------------------------------------
+ScorePair = tuple[np.ndarray, np.ndarray]  # ID scores, OOD scores
+Means = Sequence[float | None]
 
 
 def score_histogram(
@@ -98,7 +49,7 @@ def score_histogram(
     return ax
 
 
-def roc_curves(ax: Axes, scores: Mapping[str, tuple], colours: Mapping[str, str]) -> Axes:
+def roc_curves(ax: Axes, scores: Mapping[str, ScorePair], colours: Mapping[str, str]) -> Axes:
     """ROC with OOD as the positive class; label -> (ID scores, OOD scores)."""
     from sklearn.metrics import roc_curve
 
@@ -117,7 +68,7 @@ def roc_curves(ax: Axes, scores: Mapping[str, tuple], colours: Mapping[str, str]
 
 
 def precision_recall_curves(
-    ax: Axes, scores: Mapping[str, tuple], colours: Mapping[str, str]
+    ax: Axes, scores: Mapping[str, ScorePair], colours: Mapping[str, str]
 ) -> Axes:
     """Precision over recall with OOD as the positive class."""
     from sklearn.metrics import precision_recall_curve
@@ -135,7 +86,10 @@ def precision_recall_curves(
 
 
 def error_rate_curves(
-    ax: Axes, gammas: Sequence[float], rates: Mapping[str, Sequence[float]], colours
+    ax: Axes,
+    gammas: Sequence[float],
+    rates: Mapping[str, Sequence[float]],
+    colours: Mapping[str, str],
 ) -> Axes:
     """ID error rate over the threshold gamma, one line per method."""
     for values, style in zip(rates.values(), line_styles(list(rates), colours), strict=True):
@@ -146,7 +100,11 @@ def error_rate_curves(
 
 
 def sweep_line(
-    ax: Axes, x: Sequence[float], lines: Mapping[str, Sequence[float]], colours, default=None
+    ax: Axes,
+    x: Sequence[float],
+    lines: Mapping[str, Sequence[float]],
+    colours: Mapping[str, str],
+    default: float | None = None,
 ) -> Axes:
     """A figure over a setting, one line per label; the default is marked."""
     for values, style in zip(lines.values(), line_styles(list(lines), colours), strict=True):
@@ -156,7 +114,12 @@ def sweep_line(
     return ax
 
 
-def category_lines(ax: Axes, names: Sequence[str], lines: Mapping[str, Sequence], colours) -> Axes:
+def category_lines(
+    ax: Axes,
+    names: Sequence[str],
+    lines: Mapping[str, Sequence[float]],
+    colours: Mapping[str, str],
+) -> Axes:
     """Lines over named points, such as ratios."""
     for values, style in zip(lines.values(), line_styles(list(lines), colours), strict=True):
         ax.plot(range(len(names)), values, **style)
@@ -229,7 +192,7 @@ def bank_growth(
     return ax
 
 
-def score_drift(ax: Axes, seen: Sequence[int], id_mean: Sequence, ood_mean: Sequence) -> Axes:
+def score_drift(ax: Axes, seen: Sequence[int], id_mean: Means, ood_mean: Means) -> Axes:
     """Mean score of the ID and the OOD images of each batch over the stream."""
     for values, name, colour, dash in (
         (id_mean, "ID", ID_COLOUR, "-"),
@@ -237,8 +200,16 @@ def score_drift(ax: Axes, seen: Sequence[int], id_mean: Sequence, ood_mean: Sequ
     ):
         known = [(s, v) for s, v in zip(seen, values, strict=True) if v is not None]
         x, y = [s for s, _ in known], [v for _, v in known]
-        style = {"color": colour, "linestyle": dash, "linewidth": 1.6}
-        ax.plot(x, y, label=name, marker="o" if len(x) < 30 else None, markersize=3, **style)
+        ax.plot(
+            x,
+            y,
+            label=name,
+            marker="o" if len(x) < 30 else None,
+            markersize=3,
+            color=colour,
+            linestyle=dash,
+            linewidth=1.6,
+        )
     ax.set_xlim(left=0)
     ax.set_xlabel("images seen")
     ax.set_ylabel("mean score of a batch")
@@ -257,71 +228,3 @@ def _thinned(x: np.ndarray, y: np.ndarray, points: int = 160) -> tuple[np.ndarra
         return x, y
     at = np.linspace(0, len(x) - 1, points).round().astype(int)
     return x[at], y[at]
-
-
-# ---- figures -------------------------------------------------------------------------------
-
-_LOOK = {
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 9,
-    "text.color": INK,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
-    "axes.titlesize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "legend.fontsize": 8,
-    "legend.handlelength": 3,
-    "hatch.linewidth": 0.5,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "interneg",
-    "axes.formatter.useoffset": False,
-}
-
-
-class look:
-    """`with look():` - the pages' style inside the block, and nothing of it after."""
-
-    def __enter__(self):
-        import matplotlib
-
-        matplotlib.use("Agg", force=False)
-        self._context = matplotlib.rc_context(_LOOK)
-        self._context.__enter__()
-        return self
-
-    def __exit__(self, *error):
-        return self._context.__exit__(*error)
-
-
-def new_figure(columns: int = 1, rows: int = 1, width: float = 3.4, height: float = 2.6):
-    """A figure with its axes, (rows, columns) array; to be drawn inside `look()`."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False)
-
-
-def as_svg(figure: Figure, prefix: str) -> str:
-    """SVG text to put into a page: no date, ids of its own, ink in the page's text colour."""
-    data = io.StringIO()
-    figure.savefig(data, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = data.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    ids = dict.fromkeys(re.findall(r'\bid="([^"]+)"', text))
-    names = {name: f"{prefix}-{i}" for i, name in enumerate(ids)}
-    text = re.sub(r'\bid="([^"]+)"', lambda m: f'id="{names[m[1]]}"', text)
-    text = re.sub(r"url\(#([^)]+)\)", lambda m: f"url(#{names.get(m[1], m[1])})", text)
-    return re.sub(r'href="#([^"]+)"', lambda m: f'href="#{names.get(m[1], m[1])}"', text)
-
-
-def as_png(figure: Figure) -> bytes:
-    """PNG on white, without a date."""
-    data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=130, facecolor="white", metadata={"Software": None})
-    return data.getvalue()

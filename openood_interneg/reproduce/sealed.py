@@ -34,9 +34,11 @@ def read_sealed(path: Path) -> dict[str, Any] | None:
     try:
         content = read_json(path, StoreError)
     except StoreError as error:
-        return _doubted(str(error))
+        _warn_of(str(error))
+        return None
     if not isinstance(content, dict) or content.pop(SEAL, None) != digest(content):
-        return _doubted(f"{path} is damaged or was edited: its content does not match its digest")
+        _warn_of(f"{path} is damaged or was edited: its content does not match its digest")
+        return None
     return content
 
 
@@ -49,5 +51,5 @@ def file_digest(path: Path) -> str | None:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
-def _doubted(why: str) -> None:
+def _warn_of(why: str) -> None:
     warnings.warn(f"{why}. It is not used", stacklevel=3)

@@ -19,6 +19,8 @@ CONVENTION = (
 LOWER_IS_BETTER = {"FPR@95", "FPR@95(ID+)", "seconds", "Max-OOD", "Sum-OOD"}
 STAGES = ("seconds", "reading and encoding", "scoring", "inversion")
 
+Numbers = dict[tuple[tuple[str, ...], str, str], list[float]]  # row, column, metric -> per seed
+
 
 @dataclass
 class Value:
@@ -157,12 +159,12 @@ def _order(table: Table) -> None:
     table.groups = [group for _, group in pairs]
 
 
-def _ours(experiment: Experiment, result: Mapping[str, Any], metrics: Sequence[str]):
+def _ours(experiment: Experiment, result: Mapping[str, Any], metrics: Sequence[str]) -> Numbers:
     """(row, column, metric) -> the seeds' figures."""
     wanted = {*metrics, "FPR@95(ID+)"}
     if experiment.kind == "timing":
         wanted |= set(STAGES)
-    out: dict[tuple[tuple[str, ...], str, str], list[float]] = {}
+    out: Numbers = {}
     for cell in result["cells"]:
         if "sets" not in cell:
             continue
@@ -194,7 +196,7 @@ def _ours(experiment: Experiment, result: Mapping[str, Any], metrics: Sequence[s
     return out
 
 
-def _columns(experiment: Experiment, result: Mapping[str, Any], ours) -> list[str]:
+def _columns(experiment: Experiment, result: Mapping[str, Any], ours: Numbers) -> list[str]:
     columns = list(dict.fromkeys(column for _, column, _ in ours))
     if "seeds" in experiment.columns:
         last = ("Mean", "Std")

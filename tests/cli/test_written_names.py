@@ -54,11 +54,16 @@ def test_formulas_in_csv_are_text_and_numbers_stay_numbers(tmp_path):
 
 
 def test_texts_of_an_experiment_are_no_latex_and_no_html():
-    from openood_interneg.reproduce.write import _md, _tex
+    from openood_interneg.reproduce.latex import latex_text
+    from openood_interneg.reproduce.markdown import markdown_text
 
     evil = "a\n\\input{/etc/passwd} <script>x</script> | b"
-    assert "\n" not in _tex(evil) and r"\input" not in _tex(evil)
-    assert "<" not in _md(evil) and "\n" not in _md(evil) and r"\|" in _md(evil)
+    assert "\n" not in latex_text(evil) and r"\input" not in latex_text(evil)
+    assert (
+        "<" not in markdown_text(evil)
+        and "\n" not in markdown_text(evil)
+        and r"\|" in markdown_text(evil)
+    )
 
 
 def test_every_command_prints_through_the_plain_console():

@@ -13,8 +13,8 @@ from openood_interneg.data.benchmark import Benchmark, BenchmarkError, ImageList
 from openood_interneg.data.store import Store
 from openood_interneg.detectors.registry import get_method, list_methods
 from openood_interneg.evaluation.evaluate import Evaluation
-from openood_interneg.reproduce.cells import Options
-from openood_interneg.reproduce.exhibits import _by_key
+from openood_interneg.reproduce.exhibits import _by_id
+from openood_interneg.reproduce.options import Options
 from openood_interneg.settings import SettingsError
 from openood_interneg.vlm.factory import load_backbone
 
@@ -108,7 +108,7 @@ def test_captions_by_name_refuse_two_images_of_one_name(clip, benchmark):
 
 def test_an_exhibit_does_not_guess_whose_name_it_is(benchmark, tmp_path):
     near = replace(benchmark.near[0], paths=("0.bmp", "other.bmp"))
-    found = {name: images for images, _, name in _by_key([benchmark.test, near]).values()}
+    found = {name: images for images, _, name in _by_id([benchmark.test, near]).values()}
     assert found["0.bmp"] is None, "it could be the ID image or the OOD image"
     assert found["1.bmp"] is benchmark.test and found["other.bmp"] is near
 

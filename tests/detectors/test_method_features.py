@@ -14,10 +14,12 @@ from openood_interneg.detectors.cover import CoVer, CoVerSettings
 from openood_interneg.detectors.mcm import MCM, MCMSettings
 from openood_interneg.detectors.registry import get_method, list_methods
 from openood_interneg.evaluation.evaluate import Evaluation
-from openood_interneg.reproduce.cells import Options, Reproduction
 from openood_interneg.reproduce.error_types import text_logits
 from openood_interneg.reproduce.exhibits import make_exhibit
-from openood_interneg.reproduce.experiment import KINDS, load_experiment
+from openood_interneg.reproduce.experiment import KINDS
+from openood_interneg.reproduce.experiment_files import load_experiment
+from openood_interneg.reproduce.options import Options
+from openood_interneg.reproduce.run import Reproduction
 from openood_interneg.vlm.factory import load_backbone
 
 EXPERIMENT = """

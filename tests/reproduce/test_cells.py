@@ -8,9 +8,9 @@ import pytest
 from test_reproduce import options, world  # noqa: F401 - a fixture
 
 from openood_interneg.data.store import Store
-from openood_interneg.reproduce.cells import Reproduction
-from openood_interneg.reproduce.experiment import load_experiment
-from openood_interneg.reproduce.figures import load_exhibit
+from openood_interneg.reproduce.exhibits import load_exhibit
+from openood_interneg.reproduce.experiment_files import load_experiment
+from openood_interneg.reproduce.run import Reproduction
 from openood_interneg.reproduce.write import write_report, write_result
 
 NAME = "table2"

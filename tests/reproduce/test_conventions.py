@@ -8,15 +8,19 @@ import pytest
 import yaml
 
 from openood_interneg.data.store import Store
-from openood_interneg.reproduce.cells import Options, Reproduction
-from openood_interneg.reproduce.experiment import (
+from openood_interneg.reproduce.experiment_files import (
     experiments_root,
     list_experiments,
     load_experiment,
 )
+from openood_interneg.reproduce.latex import latex
+from openood_interneg.reproduce.markdown import markdown
+from openood_interneg.reproduce.options import Options
+from openood_interneg.reproduce.page import html
+from openood_interneg.reproduce.run import Reproduction
+from openood_interneg.reproduce.sections import Section
 from openood_interneg.reproduce.tables import build_table
-from openood_interneg.reproduce.write import Report as WholeReport
-from openood_interneg.reproduce.write import Section, csv_text, html, latex, markdown
+from openood_interneg.reproduce.write import csv_text
 from openood_interneg.settings import SettingsError
 
 
@@ -83,7 +87,7 @@ def test_tables_show_the_convention_even_where_nothing_was_run(tmp_path):
     tex = latex(shown)
     assert r"25.40$^\dagger$" in tex and r"14.04$^\dagger$" not in tex
     assert "ID as the positive class" in tex
-    page = html(WholeReport([shown]))
+    page = html([shown])
     assert "25.40†" in page and "14.04<" in page and "ID as the positive class" in page
     rows = {
         (r["method"], r["metric"]): r["published_convention"]

@@ -16,19 +16,19 @@ from openood_interneg.data.benchmark import load_benchmark
 from openood_interneg.data.store import Store
 from openood_interneg.demo.benchmark import write_benchmark
 from openood_interneg.detectors.registry import get_method
+from openood_interneg.evaluation.compare import differences
 from openood_interneg.evaluation.evaluate import Evaluation
-from openood_interneg.evaluation.provenance import differences
-from openood_interneg.reproduce import plots
-from openood_interneg.reproduce.cells import Options, Reproduction
+from openood_interneg.reproduce import plots, style
+from openood_interneg.reproduce.cells import cell_settings, cells_of
 from openood_interneg.reproduce.error_types import error_rates
-from openood_interneg.reproduce.experiment import (
+from openood_interneg.reproduce.experiment_files import (
     experiments_root,
-    limited,
     list_experiments,
     load_experiment,
-    ratio_counts,
-    with_proxies_from_test,
 )
+from openood_interneg.reproduce.options import Options
+from openood_interneg.reproduce.parts import limited, ratio_counts, with_proxies_from_test
+from openood_interneg.reproduce.run import Reproduction
 from openood_interneg.reproduce.tables import build_table
 from openood_interneg.reproduce.write import write_report, write_result
 from openood_interneg.settings import SettingsError
@@ -144,25 +144,25 @@ def test_refusals_name_the_place(tmp_path):
 
 
 def test_every_setting_of_every_experiment_is_known(world):
-    run = Reproduction(options(world, bench=None), Store(None), world / "none", print)
+    chosen = options(world, bench=None)
     for name in list_experiments():
         experiment = load_experiment(name)
-        for cell in run.cells(experiment):
+        for cell in cells_of(experiment, chosen):
             if cell.point.corpus != "Common-20K":
-                run.settings(experiment, cell)
+                cell_settings(experiment, cell, chosen)
 
 
 def test_paper_settings(world):
-    run = Reproduction(options(world, bench=None, corpus=None), Store(None), world / "none", print)
+    chosen = options(world, bench=None, corpus=None)
 
     def of(name, **where):
         experiment = load_experiment(name)
         cells = [
             cell
-            for cell in run.cells(experiment)
+            for cell in cells_of(experiment, chosen)
             if all(cell.coordinates[k] == v for k, v in where.items())
         ]
-        return run.settings(experiment, cells[0])
+        return cell_settings(experiment, cells[0], chosen)
 
     main = of("table1", method="InterNeg")
     assert (main.num_negatives, main.bank_capacity, main.beta, main.groups) == (2000, 2000, 0.35, 5)
@@ -379,19 +379,19 @@ def test_plots_return_their_axis_and_leave_no_style():
     before = dict(matplotlib.rcParams)
     rng = np.random.default_rng(0)
     pair = rng.random(50), rng.random(40)
-    colours = {"InterNeg": plots.method_colour("interneg"), "MCM": plots.method_colour("mcm")}
-    with plots.look():
-        figure, axes = plots.new_figure(2, 2)
+    colours = {"InterNeg": style.method_colour("interneg"), "MCM": style.method_colour("mcm")}
+    with style.page_style():
+        figure, axes = style.new_figure(2, 2)
         assert plots.score_histogram(axes[0][0], *pair) is axes[0][0]
         by = {"InterNeg": pair, "MCM": pair[::-1]}
         assert plots.roc_curves(axes[0][1], by, colours) is axes[0][1]
         assert plots.precision_recall_curves(axes[1][0], by, colours) is axes[1][0]
         plots.sweep_line(axes[1][1], [1, 2], {"MCM": [1, 2]}, colours, default=1)
-        assert plots.as_svg(figure, "x") == plots.as_svg(figure, "x")
+        assert style.as_svg(figure, "x") == style.as_svg(figure, "x")
     after = {k: v for k, v in matplotlib.rcParams.items() if k != "backend"}
     assert after == {k: v for k, v in before.items() if k != "backend"}
-    assert plots.method_colour("interneg") == plots.method_colour("interneg")
-    styles = plots.line_styles(
+    assert style.method_colour("interneg") == style.method_colour("interneg")
+    styles = style.line_styles(
         list("abcdefgh"), dict.fromkeys("abcd", "x") | dict.fromkeys("efgh", "y")
     )
     assert len({(s["color"], s["linestyle"]) for s in styles}) == 8
