@@ -35,14 +35,10 @@ from openood_interneg.application.progress import told
 from openood_interneg.application.saving import Saved
 from openood_interneg.application.state import StateError, chained
 from openood_interneg.application.turns import Mode, Turn, Turns
+from openood_interneg.data.any_image import ImageLimits, as_image, as_sources
 from openood_interneg.data.encode import Progress
 from openood_interneg.data.image_ids import content_id
-from openood_interneg.data.images import (
-    ImageError,
-    ImageLimits,
-    as_image,
-    as_sources,
-)
+from openood_interneg.data.images import ImageError
 from openood_interneg.data.prefetch import encoded_ahead
 from openood_interneg.data.store import Store, default_root
 from openood_interneg.detectors.base import DetectorError, Scores

@@ -15,13 +15,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from openood_interneg.application.state import text_digest
+from openood_interneg.data.any_image import as_sources, image_files
 from openood_interneg.data.classnames import (
     KNOWN_CLASS_NAMES,
     ClassNameError,
     check_class_names,
     class_names,
 )
-from openood_interneg.data.images import ImageError, as_sources, image_files
+from openood_interneg.data.images import ImageError
 from openood_interneg.detectors.base import DetectorError
 from openood_interneg.settings import shown
 from openood_interneg.vlm.text_files import read_bytes

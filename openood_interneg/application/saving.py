@@ -25,7 +25,7 @@ from openood_interneg.application.state import (
     tensor_digest,
     write_state,
 )
-from openood_interneg.data.images import ImageLimits
+from openood_interneg.data.any_image import ImageLimits
 from openood_interneg.detectors.base import DetectorError
 from openood_interneg.negatives.proxies import sample_per_class
 from openood_interneg.negatives.text_space import TextSpace

@@ -25,8 +25,13 @@ from openood_interneg.cli.evaluate import parse_seeds
 from openood_interneg.cli.options import INVERSION, TEXT_SPACE, plan_methods, with_settings
 from openood_interneg.cli.workspace import open_backbone, open_benchmark
 from openood_interneg.data.benchmark import ImageList
-from openood_interneg.data.distributed import SharedStore, World, joined, own_device
 from openood_interneg.data.encode import IMAGES_PER_SHARD
+from openood_interneg.data.shared_store import (
+    DistContext,
+    SharedStore,
+    init_distributed,
+    local_device,
+)
 from openood_interneg.data.store import default_root
 from openood_interneg.evaluation.evaluate import Evaluation
 
@@ -68,24 +73,24 @@ def encode(
     """
     ((method, chosen),) = plan_methods("interneg", settings, config, preset)
     seed_list = parse_seeds(seeds)
-    with joined() as world:
-        silent = quiet or world.rank > 0
-        if world.rank == 0:  # the miniature is drawn once
+    with init_distributed() as context:
+        silent = quiet or context.rank > 0
+        if context.rank == 0:  # the miniature is drawn once
             open_benchmark(bench, data_root, cache_dir=cache_dir, quiet=silent)
-        world.wait()
+        context.wait()
         benchmark = open_benchmark(bench, data_root, cache_dir=cache_dir, quiet=True)
         clip = open_backbone(
             backbone,
             bench,
             pretrained=pretrained,
-            device=str(own_device(world, device)),
+            device=str(local_device(context, device)),
             precision=precision,
         )
         with progress_bars(silent) as progress:
             evaluation = Evaluation(
                 benchmark,
                 clip,
-                SharedStore(cache_dir or default_root(), world),
+                SharedStore(cache_dir or default_root(), context),
                 preprocess=clip.preprocess.variant(preprocess),
                 encode_batch=encode_batch,
                 workers=workers,
@@ -94,7 +99,7 @@ def encode(
             evaluation.encoder.shard_rows = shard_size
             evaluation.check([(method, chosen)])
             for images in (benchmark.test, *benchmark.ood):
-                evaluation.encoder.encode(images)
+                evaluation.encoder.entry(images)
             source = evaluation.source
             if benchmark.train is not None:
                 source.proxies(chosen)
@@ -105,15 +110,15 @@ def encode(
                 for seed in seed_list:
                     inverter = evaluation.inverter(replace(chosen, seed=seed))
                     for images in (benchmark.test, *benchmark.ood):
-                        invert_all(world, evaluation, inverter, images, shard_size, progress)
+                        invert_all(context, evaluation, inverter, images, shard_size, progress)
         say(
-            f"process {world.rank} of {world.size} encoded {evaluation.encoder.encoded} images",
+            f"process {context.rank} of {context.size} encoded {evaluation.encoder.encoded} images",
             quiet,
         )
 
 
 def invert_all(
-    world: World,
+    context: DistContext,
     evaluation: Evaluation,
     inverter: Callable,
     images: ImageList,
@@ -122,12 +127,12 @@ def invert_all(
 ) -> None:
     """Inverts this process's share of a set, block by block, each kept when it is done."""
     data = evaluation.feature_set(images)
-    for begin in world.share(range(0, len(data), block)):
+    for begin in context.share(range(0, len(data), block)):
         part = slice(begin, min(begin + block, len(data)))
         inverter(data.features[part], data.keys[part])
         inverter.flush()
         progress(f"invert {images.name}", part.stop - part.start, len(data))
-    world.wait()
+    context.wait()
 
 
 # --seeds takes the place of the setting seed.

@@ -31,8 +31,9 @@ from openood_interneg.cli.arguments import (
 from openood_interneg.cli.console import progress_bars, reader_left, say
 from openood_interneg.cli.options import plan_methods, with_settings
 from openood_interneg.cli.workspace import DEFAULT_BACKBONE, check_out_file
+from openood_interneg.data.any_image import ImageLimits, image_files
 from openood_interneg.data.encode import Progress
-from openood_interneg.data.images import ImageError, ImageLimits, image_files
+from openood_interneg.data.images import ImageError
 from openood_interneg.detectors.base import DetectorError
 from openood_interneg.settings import SettingsError, as_mapping
 from openood_interneg.vlm.text_files import MAX_BYTES, parse_yaml_value

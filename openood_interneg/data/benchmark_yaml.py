@@ -122,10 +122,11 @@ def split_paths(block: Any, what: str) -> tuple[str, str]:
     for key in ("data_dir", "imglist_pth"):
         if key not in block:
             raise BenchmarkError(f"{what} has no {key}; see docs/own_data.md")
-    return tuple(
+    folder, file = (
         text_value(block[key], f"{key} of {what}", BenchmarkError)
         for key in ("data_dir", "imglist_pth")
     )
+    return folder, file
 
 
 def group_sets(config: Mapping[str, Any], group: str, origin: str | Path) -> dict[str, Any]:

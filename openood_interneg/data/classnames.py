@@ -192,7 +192,7 @@ def _is_imagenet(names: tuple[str, ...]) -> bool:
 
 
 def _packaged(file_name: str) -> list[str]:
-    data = resources.files("openood_interneg.data").joinpath("class_names", file_name)
+    data = resources.files("openood_interneg.data") / "class_names" / file_name
     return [line for _, line in numbered_lines(data.read_text(encoding="utf-8"))]
 
 

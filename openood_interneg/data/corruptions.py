@@ -1,4 +1,4 @@
-"""Corrupted copies of an image.
+"""Corruptions of an image: ImageNet-C's, and `corrupt`, which makes one copy.
 
 The 18 corruptions at five severities are those of ImageNet-C (Hendrycks & Dietterich,
 arXiv 1903.12261) with its published constants, done with NumPy, SciPy and Pillow in memory. Three
@@ -11,7 +11,7 @@ of them cannot agree with the published code bit by bit, because that code calls
   without thinning, so drops have slightly wider rims;
 * elastic transform and zoom blur resample with SciPy's linear spline instead of OpenCV's.
 
-Everything random is drawn from a generator that is keyed by (seed, key of the image, corruption,
+Everything random is drawn from a generator that is keyed by (seed, id of the image, corruption,
 severity): a view depends on nothing else, neither on which other views are made nor on order.
 """
 
@@ -31,10 +31,9 @@ from openood_interneg.data.blurs import (
     gaussian_blur,
     glass_blur,
     motion_blur,
-    smear,
     zoom_blur,
-    zoomed,
 )
+from openood_interneg.data.weather import fog, snow, spatter
 from openood_interneg.settings import InternegError
 
 ORIGINAL = "original"
@@ -74,41 +73,6 @@ def contrast(x: Array, rng: Rng, scale: float) -> Array:
     return (x - mean) * scale + mean
 
 
-def fog(x: Array, rng: Rng, amount: float, decay: float) -> Array:
-    """A plasma fractal added, then scaled back to the brightest value."""
-    top = x.max()
-    cloud = plasma_fractal(x.shape[:2], decay, rng)[..., None]
-    return (x + amount * cloud) * (top / (top + amount))
-
-
-def plasma_fractal(shape: tuple[int, int], decay: float, rng: Rng) -> Array:
-    """Diamond-square noise on a torus, cut to `shape`, stretched to [0, 1].
-
-    Each new point is the mean of its four neighbours plus U(-w, w) w, with w divided by `decay`
-    at every halving of the grid.
-    """
-    size = 1 << max(int(max(shape) - 1).bit_length(), 1)
-    field = np.zeros((size, size))
-    step, wobble = size, 100.0
-    while step >= 2:
-        half = step // 2
-
-        def around(total: Array, wobble: float = wobble) -> Array:
-            return total / 4 + wobble * rng.uniform(-wobble, wobble, total.shape)
-
-        corners = field[::step, ::step]
-        pairs = corners + np.roll(corners, -1, 0)
-        field[half::step, half::step] = around(pairs + np.roll(pairs, -1, 1))  # squares' centres
-        centres = field[half::step, half::step]
-        beside = centres + np.roll(centres, 1, 0)  # above and below the points on rows of corners
-        field[::step, half::step] = around(beside + corners + np.roll(corners, -1, 1))
-        beside = centres + np.roll(centres, 1, 1)
-        field[half::step, ::step] = around(beside + corners + np.roll(corners, -1, 0))
-        step, wobble = half, wobble / decay
-    field -= field.min()
-    return (field / field.max())[: shape[0], : shape[1]].astype(np.float32)
-
-
 # ---- noise ---------------------------------------------------------------------------------
 
 
@@ -133,59 +97,7 @@ def speckle_noise(x: Array, rng: Rng, scale: float) -> Array:
     return x + x * rng.normal(0, scale, x.shape)
 
 
-# ---- weather and glass ---------------------------------------------------------------------
-
-
-def snow(
-    x: Array,
-    rng: Rng,
-    mean: float,
-    scale: float,
-    zoom: float,
-    floor: float,
-    radius: int,
-    sigma: float,
-    keep: float,
-) -> Array:
-    """Thresholded, enlarged and smeared noise as flakes, over a whitened image."""
-    flakes = zoomed(rng.normal(mean, scale, x.shape[:2])[..., None], zoom)[..., 0]
-    flakes[flakes < floor] = 0
-    flakes = np.uint8(np.clip(flakes, 0, 1) * 255) / np.float32(255)
-    flakes = smear(flakes[..., None], radius, sigma, rng.uniform(-135, -45))
-    grey = (x @ np.array([0.299, 0.587, 0.114], dtype=np.float32))[..., None]
-    x = keep * x + (1 - keep) * np.maximum(x, grey * 1.5 + 0.5)
-    return x + flakes + np.rot90(flakes, 2)
-
-
-def spatter(
-    x: Array,
-    rng: Rng,
-    mean: float,
-    scale: float,
-    sigma: float,
-    floor: float,
-    strength: float,
-    mud: int,
-) -> Array:
-    """Drops of water (severities 1 to 3) or splashes of mud (4 and 5)."""
-    liquid = gaussian_blur(rng.normal(mean, scale, x.shape[:2]), rng, sigma)
-    liquid[liquid < floor] = 0
-    if mud:
-        mask = gaussian_blur((liquid > floor).astype(np.float64), rng, strength)
-        mask[mask < 0.8] = 0
-        return x * (1 - mask[..., None]) + np.array([63, 42, 20]) / 255 * mask[..., None]
-    liquid = np.floor(np.clip(liquid, 0, 1) * 255)
-    slope = np.abs(ndimage.sobel(liquid, 0)) + np.abs(ndimage.sobel(liquid, 1))
-    strong = ndimage.label(slope > 50, np.ones((3, 3)))[0]
-    edges = np.isin(strong, np.unique(strong[slope > 150])) & (strong > 0)
-    near = ndimage.distance_transform_edt(~edges) if edges.any() else np.full(x.shape[:2], 20.0)
-    near = ndimage.uniform_filter(np.minimum(near, 20), 3, mode="mirror")
-    near = np.floor(np.clip(near, 0, 20) + 1e-6)  # running sums leave a little less than 20
-    relief = np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]])
-    depth = np.clip(ndimage.correlate(_equalised(near), relief, mode="mirror"), 0, 255)
-    drops = liquid * ndimage.uniform_filter(depth, 3, mode="mirror")
-    drops = drops / max(drops.max(), 1e-12) * strength
-    return x + drops[..., None] * (np.array([175, 238, 238]) / 255)
+# ---- geometry -------------------------------------------------------------------------------
 
 
 def elastic_transform(x: Array, rng: Rng, strength: float, sigma: float, affine: float) -> Array:
@@ -224,8 +136,10 @@ def elastic_transform(x: Array, rng: Rng, strength: float, sigma: float, affine:
 def pixelate(x: Array, rng: Rng, scale: float) -> Array:
     """Shrunk to `scale` of its size and enlarged again, with boxes."""
     image, (height, width) = to_image(x), x.shape[:2]
-    small = image.resize((max(int(width * scale), 1), max(int(height * scale), 1)), Image.BOX)
-    return to_array(small.resize((width, height), Image.BOX))
+    small = image.resize(
+        (max(int(width * scale), 1), max(int(height * scale), 1)), Image.Resampling.BOX
+    )
+    return to_array(small.resize((width, height), Image.Resampling.BOX))
 
 
 def jpeg_compression(x: Array, rng: Rng, quality: int) -> Array:
@@ -234,7 +148,7 @@ def jpeg_compression(x: Array, rng: Rng, quality: int) -> Array:
 
 
 # Constants by severity, from ImageNet-C.
-CORRUPTIONS: dict[str, tuple[Callable[..., Array], tuple[tuple, ...]]] = {
+CORRUPTIONS: dict[str, tuple[Callable[..., Array], tuple[tuple[float, ...], ...]]] = {
     "gaussian_noise": (gaussian_noise, ((0.08,), (0.12,), (0.18,), (0.26,), (0.38,))),
     "shot_noise": (shot_noise, ((60,), (25,), (12,), (5,), (3,))),
     "impulse_noise": (impulse_noise, ((0.03,), (0.06,), (0.09,), (0.17,), (0.27,))),
@@ -291,7 +205,7 @@ CORRUPTIONS: dict[str, tuple[Callable[..., Array], tuple[tuple, ...]]] = {
 _NUMBER = {name: number for number, name in enumerate(CORRUPTIONS)}  # part of the random key
 
 
-def corrupt(pixels: Array, name: str, seed: int, key: int) -> Array:
+def corrupt(pixels: Array, name: str, seed: int, image_id: int) -> Array:
     """One corrupted copy of (H, W, 3) pixels in [0, 1]; the same for the same arguments.
 
     Raises:
@@ -303,7 +217,7 @@ def corrupt(pixels: Array, name: str, seed: int, key: int) -> Array:
     number = _NUMBER[kind] * len(SEVERITIES) + severity
     # The highest word of the counter never carries: streams of different views do not meet.
     bits = np.random.Philox(
-        key=np.array([seed & word, key & word], dtype=np.uint64),
+        key=np.array([seed & word, image_id & word], dtype=np.uint64),
         counter=np.array([0, 0, 0, number], dtype=np.uint64),
     )
     view = function(pixels, np.random.Generator(bits), *constants[severity - 1])
@@ -311,6 +225,7 @@ def corrupt(pixels: Array, name: str, seed: int, key: int) -> Array:
 
 
 def parse_view(name: str) -> tuple[str, int]:
+    """The corruption and the severity of a view such as "fog-2"."""
     kind, _, severity = name.partition("-")
     if name == ORIGINAL:
         return name, 0
@@ -323,24 +238,17 @@ def parse_view(name: str) -> tuple[str, int]:
 
 
 def to_array(image: Image.Image) -> Array:
+    """Pixels in [0, 1]."""
     return np.asarray(image, dtype=np.float32) / 255
 
 
 def to_image(x: Array) -> Image.Image:
+    """Pixels in [0, 1] as an 8-bit image."""
     return Image.fromarray(np.uint8(np.clip(x, 0, 1) * 255))
 
 
 def as_jpeg(image: Image.Image, quality: int) -> Image.Image:
+    """An image as it comes back from a JPEG file."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality)
     return Image.open(buffer).convert("RGB")
-
-
-def _equalised(x: Array) -> Array:
-    """Histogram equalisation of whole numbers 0..255."""
-    counts = np.bincount(x.astype(np.int64).ravel(), minlength=256)
-    cumulative = counts.cumsum()
-    first = counts[np.flatnonzero(counts)[0]]
-    spread = max(x.size - first, 1)
-    table = np.round(np.clip(cumulative - first, 0, None) / spread * 255)
-    return table[x.astype(np.int64)]

@@ -39,7 +39,7 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        hasher.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        hasher.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return hasher.hexdigest()
 
 
@@ -186,8 +186,8 @@ def read_tensors(
         with safe_open(path, framework="pt") as file:
             header = dict(file.metadata() or {})
             names = list(file.keys())
-            for name in names if layout is not None else ():
-                if name in layout:  # a shape that does not fit is not read into memory
+            for name in names:  # a shape that does not fit is not read into memory
+                if layout is not None and name in layout:
                     layout[name].check_shape(name, tuple(file.get_slice(name).get_shape()), rows)
             # Cloned: in the file they are not aligned, which changes the last bits of products.
             tensors = {name: file.get_tensor(name).clone() for name in names}

@@ -38,7 +38,8 @@ def view_names(name: str) -> tuple[str, ...]:
         ViewError: another name.
     """
     if name == "recommended13":
-        kinds, severities = _RECOMMENDED, (1, 2)
+        kinds: tuple[str, ...] = _RECOMMENDED
+        severities: tuple[int, ...] = (1, 2)
     elif name == "all91":
         kinds, severities = tuple(CORRUPTIONS), SEVERITIES
     else:
@@ -71,11 +72,12 @@ class ViewMaker:
         for name in self.names:
             parse_view(name)
 
-    def __call__(self, image: Image.Image, key: int) -> list[Image.Image]:
+    def __call__(self, image: Image.Image, image_id: int) -> list[Image.Image]:
         """The views of an image, in the order of `names`.
 
         Args:
-            image: PIL image of any mode. key: int64 that stands for the image.
+            image: PIL image of any mode.
+            image_id: int64 that stands for the image.
         """
         image = image.convert("RGB")
         pixels = None
@@ -86,7 +88,7 @@ class ViewMaker:
                 continue
             if pixels is None:
                 pixels = to_array(_square(image, self.size) if self.size else image)
-            view = to_image(corrupt(pixels, name, self.seed, key))
+            view = to_image(corrupt(pixels, name, self.seed, image_id))
             made.append(as_jpeg(view, self.jpeg) if self.jpeg else view)
         return made
 
@@ -128,6 +130,6 @@ class ViewFiles(Dataset[tuple[Tensor, str]]):
 def _square(image: Image.Image, size: int) -> Image.Image:
     scale = size / min(image.size)
     width, height = (max(round(side * scale), size) for side in image.size)
-    image = image.resize((width, height), Image.BILINEAR)
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
     left, top = (width - size) // 2, (height - size) // 2
     return image.crop((left, top, left + size, top + size))

@@ -14,7 +14,8 @@ from openood_interneg.application import state as state_module
 from openood_interneg.application.detector import InterNegDetector
 from openood_interneg.application.state import StateError
 from openood_interneg.cli.score import open_input, parse_protections
-from openood_interneg.data.images import ImageError, ImageLimits, as_image
+from openood_interneg.data.any_image import ImageLimits, as_image
+from openood_interneg.data.images import ImageError
 from openood_interneg.detectors.base import DetectorError
 from openood_interneg.settings import InterNegSettings, SettingsError
 from openood_interneg.vlm.factory import load_backbone

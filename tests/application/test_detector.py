@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader
 from openood_interneg.application import detector as module
 from openood_interneg.application.detector import InterNegDetector, Scored
 from openood_interneg.application.state import StateError
-from openood_interneg.data.images import ImageError, as_image, open_image
+from openood_interneg.data.any_image import as_image, open_image
+from openood_interneg.data.images import ImageError
 from openood_interneg.demo.world import FAR_KINDS, ID_KINDS, NEAR_KINDS, draw, image_rng
 from openood_interneg.detectors.base import DetectorError
 from openood_interneg.detectors.protections import ProtectionSettings

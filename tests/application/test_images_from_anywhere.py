@@ -9,9 +9,10 @@ from test_detector import CLASSES, plain, stream_files, world
 from torch.utils.data import ConcatDataset, DataLoader, Subset
 
 from openood_interneg.application.id_images import labelled_images, unlabelled_images
+from openood_interneg.data.any_image import open_image
 from openood_interneg.data.classnames import ClassNameError, class_names
 from openood_interneg.data.image_lists import BenchmarkError, ImageList, read_image_list
-from openood_interneg.data.images import ImageError, open_image, read_rgb
+from openood_interneg.data.images import ImageError, read_rgb
 from openood_interneg.detectors.base import DetectorError
 from openood_interneg.negatives.corpus import load_corpus, source_digest
 from openood_interneg.negatives.words import CorpusError

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from test_detector import CLASSES, WORDS, fitted, plain, stream_files, world
 
+from openood_interneg.data.any_image import ImageLimits, as_image, open_image
 from openood_interneg.data.classnames import ClassNameError
-from openood_interneg.data.images import ImageError, ImageLimits, as_image, open_image, read_rgb
+from openood_interneg.data.images import ImageError, read_rgb
 from openood_interneg.detectors.base import DetectorError
 from openood_interneg.settings import SettingsError
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from openood_interneg.data.distributed import SharedStore, World
+from openood_interneg.data.shared_store import DistContext, SharedStore
 from openood_interneg.data.store import Store, read_tensors
 from openood_interneg.demo.benchmark import write_benchmark
 
@@ -134,9 +134,9 @@ def test_killed_run_is_resumed(world, alone, tmp_path, processes):
 
 
 def test_shares_cover_everything_once(tmp_path):
-    worlds = [World(rank, 3) for rank in range(3)]
-    assert sorted(i for w in worlds for i in w.share(range(10))) == list(range(10))
-    entry = SharedStore(tmp_path, World()).entry("x", {"a": 1}, 10, 4)
+    contexts = [DistContext(rank, 3) for rank in range(3)]
+    assert sorted(i for w in contexts for i in w.share(range(10))) == list(range(10))
+    entry = SharedStore(tmp_path, DistContext()).entry("x", {"a": 1}, 10, 4)
     assert entry.folder == Store(tmp_path).entry("x", {"a": 1}, 10, 4).folder
     entry.fill(lambda shards: iter([{"v": torch.full((n, 1), n)} for n in (4, 4, 2)]))
     assert Store(tmp_path).entry("x", {"a": 1}, 10, 4).read_all()["v"].flatten().tolist() == (

@@ -15,11 +15,10 @@ from openood_interneg.data.corruptions import (
     brightness,
     contrast,
     corrupt,
-    fog,
-    plasma_fractal,
     saturate,
 )
 from openood_interneg.data.views import ViewMaker, view_names
+from openood_interneg.data.weather import fog, plasma_fractal
 
 
 @pytest.fixture(scope="module")

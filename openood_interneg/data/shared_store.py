@@ -32,11 +32,13 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class World:
+class DistContext:
     """The processes of a run.
 
     Attributes:
-        rank: of this one. size: how many there are. local_rank: its number on this machine.
+        rank: number of this process.
+        size: how many processes there are.
+        local_rank: number of this process on its machine.
     """
 
     rank: int = 0
@@ -44,7 +46,7 @@ class World:
     local_rank: int = 0
 
     def share(self, items: Sequence[T]) -> list[T]:
-        """What this process does of some work: every size-th item, from its rank on."""
+        """The part of some work that this process does: every size-th item, from its rank on."""
         return list(items[self.rank :: self.size])
 
     def agree(self, decide: Callable[[], T]) -> T:
@@ -56,77 +58,78 @@ class World:
         return box[0]
 
     def wait(self) -> None:
-        """Returns when every process has come here."""
+        """Returns when every process has called it."""
         if self.size > 1:
             dist.barrier()
 
 
 @contextmanager
-def joined(patience: timedelta = timedelta(hours=12)) -> Iterator[World]:
-    """The world that torchrun (or Slurm with the same variables) describes; else one process.
+def init_distributed(patience: timedelta = timedelta(hours=12)) -> Iterator[DistContext]:
+    """The processes that torchrun (or Slurm with its variables) describes; else this one alone.
 
     Args:
         patience: how long a process waits for slower ones.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield World()
+        yield DistContext()
         return
     dist.init_process_group("gloo", timeout=patience)
     try:
-        yield World(dist.get_rank(), size, int(os.environ.get("LOCAL_RANK", "0")))
+        yield DistContext(dist.get_rank(), size, int(os.environ.get("LOCAL_RANK", "0")))
     finally:
         dist.destroy_process_group()
 
 
-def own_device(world: World, name: str) -> torch.device:
+def local_device(context: DistContext, name: str) -> torch.device:
     """`auto` or `cuda` -> this process's own GPU; anything else as it is."""
     if name in ("auto", "cuda") and torch.cuda.is_available():
-        return torch.device("cuda", world.local_rank % torch.cuda.device_count())
+        return torch.device("cuda", context.local_rank % torch.cuda.device_count())
     return torch.device("cpu" if name == "auto" else name)
 
 
 class SharedEntry(Entry):
     """An entry whose missing shards are computed by all processes together."""
 
-    def __init__(self, world: World, *args: Any):
+    def __init__(self, context: DistContext, *args: Any):
         super().__init__(*args)
-        self.world = world
+        self.context = context
 
     def sound(self) -> bool:
         """As `Entry.sound`, with one answer for all; every process must call it."""
-        return self.world.agree(lambda: Entry.sound(self))
+        return self.context.agree(lambda: Entry.sound(self))
 
     def verified(self) -> bool:
         """As `Entry.verified`, with one answer for all; every process must call it."""
-        return self.world.agree(lambda: Entry.sound(self) and not self.missing())
+        return self.context.agree(lambda: Entry.sound(self) and not self.missing())
 
     def fill(self, compute: Callable[[list[int]], Iterator[Mapping[str, Tensor]]]) -> None:
         """As `Entry.fill`; every process must call it."""
         self._compute = compute
-        missing = self.world.agree(self.missing)
+        missing = self.context.agree(self.missing)
         if missing:
             with writing(self.folder):
                 pass
-        mine = self.world.share(missing)
+        mine = self.context.share(missing)
         for shard, tensors in zip(mine, compute(mine) if mine else (), strict=True):
             self.write(shard, tensors)
-        self.world.wait()
-        if self.world.rank == 0 and (missing or not Entry.sound(self)):
+        self.context.wait()
+        if self.context.rank == 0 and (missing or not Entry.sound(self)):
             self.finish()
-        self.world.wait()
+        self.context.wait()
 
 
 class SharedStore(Store):
     """A store that several processes fill together.
 
     Args:
-        root: a folder that all of them see. world: the processes.
+        root: a folder that all processes see.
+        context: the processes.
     """
 
-    def __init__(self, root: Path, world: World):
+    def __init__(self, root: Path, context: DistContext):
         super().__init__(root)
-        self.world = world
+        self.context = context
 
     def entry(
         self,
@@ -138,4 +141,4 @@ class SharedStore(Store):
     ) -> Entry:
         """As `Store.entry`."""
         folder = super().entry(kind, key, rows, shard_rows).folder
-        return SharedEntry(self.world, folder, key, rows, shard_rows, layout)
+        return SharedEntry(self.context, folder, key, rows, shard_rows, layout)
