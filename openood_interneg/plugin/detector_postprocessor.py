@@ -34,10 +34,10 @@ from openood_interneg.plugin.loaders import (
     warn_foreign_preprocessing,
 )
 from openood_interneg.plugin.network import ClipZeroShot, as_clip
-from openood_interneg.plugin.openood import is_installed, load_openood
+from openood_interneg.plugin.openood import config_value, is_installed, load_openood
 from openood_interneg.plugin.progress import TextBar, batches
 from openood_interneg.plugin.sweep import SweptSettings, check_search
-from openood_interneg.settings import merged
+from openood_interneg.settings import IdImageSettings, merged
 
 if is_installed():
     load_openood()
@@ -82,9 +82,9 @@ class DetectorPostprocessor(SweptSettings, BasePostprocessor):
         cache_dir: str | Path | bool | None = None,
         **settings: Any,
     ):
-        block = _get(config, "postprocessor") or {}
-        args = merged(file=_get(block, "postprocessor_args"), given=settings)
-        sweep = dict(_get(block, "postprocessor_sweep") or {})
+        block = config_value(config, "postprocessor") or {}
+        args = merged(file=config_value(block, "postprocessor_args"), given=settings)
+        sweep = dict(config_value(block, "postprocessor_sweep") or {})
         if config is None:  # what OpenOOD reads off an instance's config
             config = SimpleNamespace(
                 postprocessor=SimpleNamespace(name=self.method.name, APS_mode=False)
@@ -92,10 +92,10 @@ class DetectorPostprocessor(SweptSettings, BasePostprocessor):
         super().__init__(config)
         source = f"the settings of '{self.method.name}'"
         self.settings = self.method.make_settings(args, source)
-        self.APS_mode = bool(_get(block, "APS_mode") or False)
+        self.APS_mode = bool(config_value(block, "APS_mode") or False)
         self.hyperparam_search_done = False
         self.setup_flag = False
-        self._dataset = _get(_get(config, "dataset"), "name")
+        self._dataset = config_value(config_value(config, "dataset"), "name")
         self.class_names = None if class_names is None else tuple(class_names)
         self._cache_dir = cache_dir
         self.take_sweep(sweep)
@@ -132,21 +132,24 @@ class DetectorPostprocessor(SweptSettings, BasePostprocessor):
         net.eval()
         clip = as_clip(net, self._names())
         check_loaders(clip, id_loader_dict, self._dataset, said=self.class_names)
-        self._check_search(id_loader_dict, ood_loader_dict)
+        if self.APS_mode and not self.hyperparam_search_done:
+            splits = [id_loader_dict or {}, ood_loader_dict or {}]
+            check_search(self.method.name, *("val" in split for split in splits))
         warn_foreign_preprocessing(clip, id_loader_dict)
         loader = (id_loader_dict or {}).get("train")
         dataset = None if loader is None else loader.dataset
         if self.setup_flag and self._clip is clip and self._train is dataset:
             return
         images = None
-        if self._needs_images():
+        if self.settings.reads_id_images:
             if loader is None:
                 raise LoaderError(
                     f"method '{self.method.name}' needs ID training images for its image proxies; "
                     "the loaders have no 'train' entry"
                 )
             images = LoaderImages(loader, clip)
-            images.look_for_files(self.settings)
+            if isinstance(self.settings, IdImageSettings):
+                images.look_for_files(self.settings)
         store = Store(self._cache_root())
         self._clip, self._train = clip, dataset
         self._source = TextSpaceBuilder(clip.clip, clip.class_names, images, store, TextBar())
@@ -166,11 +169,11 @@ class DetectorPostprocessor(SweptSettings, BasePostprocessor):
         device = self._clip.clip.device
         detector = self._detector
         if detector is None or detector.space.device != device:
-            backbone = self._clip.clip
             space = self._source.space_for(self.method, self.settings).to(device)
             inverter = None
             if self.method.inverts:
-                inverter = stored_inverter(backbone, self.settings, self._source.store)
+                inverting: Any = self.settings  # with those of the inversion
+                inverter = stored_inverter(self._clip.clip, inverting, self._source.store)
             detector = self.method.make(self.settings, inverter).fit(space)
             self._detector, self._inverter, self._seen = detector, inverter, 0
         return detector
@@ -180,14 +183,6 @@ class DetectorPostprocessor(SweptSettings, BasePostprocessor):
         if given is None or given is True:
             return default_root()
         return Path(given) if given else None
-
-    def _check_search(self, id_loaders: Any, ood_loaders: Any) -> None:
-        if not self.APS_mode or self.hyperparam_search_done:
-            return
-        check_search(self.method.name, "val" in (id_loaders or {}), "val" in (ood_loaders or {}))
-
-    def _needs_images(self) -> bool:
-        return self.settings.reads_id_images
 
     def _names(self) -> Sequence[str] | str | None:
         return self.class_names or self._dataset
@@ -303,10 +298,3 @@ class DetectorPostprocessor(SweptSettings, BasePostprocessor):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._forget()
-
-
-def _get(block: Any, name: str) -> Any:
-    """A value of OpenOOD's Config, a mapping or a namespace; None where there is none."""
-    if isinstance(block, Mapping):
-        return block[name] if name in block else None  # noqa: SIM401 - Config.get ignores dots
-    return getattr(block, name, None)

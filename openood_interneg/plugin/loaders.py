@@ -20,7 +20,7 @@ from openood_interneg.data.image_ids import image_ids
 from openood_interneg.data.views import ViewMaker, view_names
 from openood_interneg.negatives.proxies import sample_per_class
 from openood_interneg.plugin.network import ClipZeroShot
-from openood_interneg.settings import InternegError, TextSpaceSettings
+from openood_interneg.settings import IdImageSettings, InternegError
 from openood_interneg.vlm.preprocess import Preprocess
 
 
@@ -48,7 +48,7 @@ class LoaderImages:
                 stacklevel=2,
             )
 
-    def look_for_files(self, settings: TextSpaceSettings) -> None:
+    def look_for_files(self, settings: IdImageSettings) -> None:
         """Looks for the images that the proxies will be made of, where their files are known.
 
         Raises:

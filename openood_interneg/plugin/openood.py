@@ -126,6 +126,13 @@ def stand_ins() -> Mapping[str, str]:
     return MappingProxyType(_stood_in)
 
 
+def config_value(block: Any, name: str) -> Any:
+    """A value of OpenOOD's Config, a mapping or a namespace; None where there is none."""
+    if isinstance(block, Mapping):
+        return block[name] if name in block else None  # noqa: SIM401 - Config.get ignores dots
+    return getattr(block, name, None)
+
+
 @contextmanager
 def _stand_ins_for_openood() -> Iterator[None]:
     """Inside the block, `import` statements in OpenOOD's own modules may receive stand-ins."""
