@@ -1,14 +1,9 @@
-"""Settings, checkpoints, benchmarks and the store: what is refused, and with which words."""
-
-import dataclasses
-import io
-import pickle
-import zipfile
+"""Benchmarks and the store: what is refused, and with which words."""
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from openood_interneg.data.benchmark import (
     BenchmarkError,
@@ -18,138 +13,6 @@ from openood_interneg.data.benchmark import (
     read_image_list,
 )
 from openood_interneg.data.store import Store, StoreError, atomic_path, read_tensors
-from openood_interneg.settings import InterNegSettings, SettingsError, as_mapping, from_mapping
-from openood_interneg.vlm.backbones import Backbone, FeatureError
-from openood_interneg.vlm.checkpoints import CheckpointError, load_checkpoint
-from openood_interneg.vlm.factory import WeightsError, load_backbone
-
-
-class TestSettings:
-    def test_defaults_are_the_papers(self):
-        s = InterNegSettings()
-        assert (s.images_per_class, s.num_negatives, s.bank_capacity) == (16, 2000, 2000)
-        assert (s.tau, s.beta, s.groups, s.num_tokens, s.steps) == (1.0, 0.35, 1, 1, 10)
-        assert (s.lr, s.weight_decay) == (2e-2, 0.01)
-
-    def test_round_trip(self):
-        s = InterNegSettings(beta=0.2, templates="photo")
-        assert from_mapping(InterNegSettings, as_mapping(s)) == s
-
-    @pytest.mark.parametrize(
-        ("values", "message"),
-        [
-            ({"bta": 0.3}, "unknown setting 'bta'.*did you mean 'beta'"),
-            ({"beta": "1e-4"}, "write 1.0e-4"),
-            ({"beta": float("nan")}, "finite"),
-            ({"beta": -0.1}, "at least 0"),
-            ({"groups": 0}, "at least 1"),
-            ({"num_negatives": 10.5}, "whole number"),
-            ({"num_negatives": True}, "takes a number"),
-            ({"ignore_case": "yes"}, "true or false"),
-            ({"update": "never"}, "choose one of batch, sample"),
-            ({"corpus": ""}, "non-empty"),
-            ({"templates": None}, "non-empty"),
-        ],
-    )
-    def test_refusals(self, values, message):
-        with pytest.raises(SettingsError, match=message):
-            from_mapping(InterNegSettings, values)
-
-    def test_errors_name_their_source(self):
-        with pytest.raises(SettingsError, match="in my.yml"):
-            from_mapping(InterNegSettings, {"beta": 7}, "my.yml")
-
-    def test_every_setting_is_documented(self):
-        assert all(f.metadata["help"] for f in dataclasses.fields(InterNegSettings))
-
-
-class TestCheckpoints:
-    @pytest.fixture
-    def state(self, golden):
-        return load_file(golden / "tiny_clip.safetensors")
-
-    def test_pt_and_safetensors_give_the_same_model(self, golden, state, tmp_path):
-        for name, wrap in (("a.pt", lambda s: s), ("b.pth", lambda s: {"state_dict": s})):
-            torch.save(wrap(state), tmp_path / name)
-            (tmp_path / name).with_suffix(".json").write_text(
-                (golden / "tiny_clip.json").read_text()
-            )
-            model = load_backbone(tmp_path / name)
-            assert model.digest == load_backbone(golden / "tiny_clip.safetensors").digest
-            assert model.logit_scale == pytest.approx(14.2985, abs=1e-3)
-
-    def test_sizes_are_read_off_the_weights(self, state, tmp_path):
-        save_file(state, tmp_path / "bare.safetensors")
-        model, preprocess = load_checkpoint(tmp_path / "bare.safetensors")
-        assert preprocess.size == 32 and model.context_length == 77
-
-    def test_pickled_code_is_not_run(self, tmp_path):
-        class Trap:
-            def __reduce__(self):
-                return (open, (str(tmp_path / "sprung"), "w"))
-
-        (tmp_path / "evil.pt").write_bytes(pickle.dumps(Trap()))
-        with pytest.raises(CheckpointError, match="cannot read the checkpoint"):
-            load_backbone(tmp_path / "evil.pt")
-        torch.save({"x": Trap()}, tmp_path / "evil2.pt")
-        with pytest.raises(CheckpointError, match="cannot read the checkpoint"):
-            load_backbone(tmp_path / "evil2.pt")
-        assert not (tmp_path / "sprung").exists()
-
-    def test_torchscript_is_refused(self, tmp_path):
-        module = torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2))
-        buffer = io.BytesIO()
-        torch.jit.save(module, buffer)
-        (tmp_path / "jit.pt").write_bytes(buffer.getvalue())
-        assert zipfile.is_zipfile(tmp_path / "jit.pt")
-        with pytest.raises(CheckpointError, match="TorchScript archive"):
-            load_backbone(tmp_path / "jit.pt")
-
-    @pytest.mark.parametrize("keep", [0, 10, 5000])
-    def test_truncated(self, golden, tmp_path, keep):
-        whole = (golden / "tiny_clip.safetensors").read_bytes()
-        (tmp_path / "cut.safetensors").write_bytes(whole[:keep])
-        with pytest.raises(CheckpointError, match="truncated, damaged"):
-            load_backbone(tmp_path / "cut.safetensors")
-
-    def test_another_model(self, tmp_path):
-        save_file({"weight": torch.zeros(3)}, tmp_path / "other.safetensors")
-        with pytest.raises(CheckpointError, match="lacks token_embedding"):
-            load_backbone(tmp_path / "other.safetensors")
-
-    def test_missing_layer(self, state, tmp_path):
-        del state["visual.proj"], state["visual.ln_post.weight"]
-        save_file(state, tmp_path / "part.safetensors")
-        with pytest.raises(CheckpointError, match="do not fit a CLIP"):
-            load_backbone(tmp_path / "part.safetensors")
-
-    def test_bad_json(self, state, tmp_path):
-        save_file(state, tmp_path / "a.safetensors")
-        (tmp_path / "a.json").write_text("{")
-        with pytest.raises(CheckpointError, match="not valid JSON"):
-            load_backbone(tmp_path / "a.safetensors")
-
-    def test_model_object_is_taken_and_left_alone(self, golden):
-        from_file = load_backbone(golden / "tiny_clip.safetensors")
-        given = from_file.model.half()
-        assert isinstance(load_backbone(given), Backbone)
-        assert next(given.parameters()).dtype == torch.float16
-        with pytest.raises(CheckpointError, match="no CLIP model object"):
-            load_backbone(torch.nn.Linear(2, 2))
-
-    def test_nan_features_are_refused(self, golden):
-        backbone = load_backbone(golden / "tiny_clip.safetensors")
-        images = torch.zeros(3, 3, 32, 32)
-        images[1, 0, 0, 0] = float("nan")
-        with pytest.raises(FeatureError, match="image 1 of this batch"):
-            backbone.encode_image(images)
-
-    def test_no_weights_here(self, monkeypatch):
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-        monkeypatch.setenv("HF_HOME", "/nonexistent")
-        with pytest.raises(WeightsError, match="Three remedies") as error:
-            load_backbone("RN50", pretrained="yfcc15m")
-        assert "--pretrained" in str(error.value)
 
 
 class TestBenchmarks:
