@@ -699,7 +699,7 @@ class InterNegDetector(Saved):
         with self._lock:
             detector = self._fitted()
             label, score = (column[0].item() for column in detector.peek(features))
-            bank, keys = detector.bank.features.clone(), detector.bank.keys.tolist()
+            bank, keys = detector.bank.features.clone(), detector.bank.ids.tolist()
             gamma = self._gamma
         known = None if gamma is None else score >= gamma
         prediction = {None: None, True: self.class_names[label], False: UNKNOWN}[known]

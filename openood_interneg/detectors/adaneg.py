@@ -219,7 +219,7 @@ class AdaNeg(Detector):
 
     # ---- the stream ----------------------------------------------------------------------
 
-    def _step(self, features: Tensor, keys: Tensor) -> Scores:
+    def _step(self, features: Tensor, ids: Tensor) -> Scores:
         space, settings = self.space, self.settings
         classes = len(space.labels)
         every = logits(features, self._texts, space.logit_scale, settings.tau)  # (B, C + M)

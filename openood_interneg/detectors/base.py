@@ -47,12 +47,12 @@ class Detector:
         self.reset()
         return self
 
-    def step(self, features: Tensor, keys: Tensor | None = None) -> Scores:
+    def step(self, features: Tensor, ids: Tensor | None = None) -> Scores:
         """Scores the next batch of the stream.
 
         Args:
             features: (B, D) float32 unit image features on the space's device.
-            keys: (B,) int64 keys of the images, for methods that draw random numbers per image.
+            ids: (B,) int64 ids of the images, for methods that draw random numbers per image.
 
         Raises:
             DetectorError: not fitted; wrong shape; features that are not finite. Nothing of a
@@ -68,10 +68,10 @@ class Detector:
         if not bool(torch.isfinite(features).all()):
             row = int((~torch.isfinite(features).flatten(1).all(1)).nonzero()[0])
             raise DetectorError(f"feature {row} of the batch contains NaN or infinity")
-        if keys is None:
-            keys = torch.zeros(features.shape[-2], dtype=torch.int64)
+        if ids is None:
+            ids = torch.zeros(features.shape[-2], dtype=torch.int64)
         with torch.no_grad():
-            return self._step(features, keys)
+            return self._step(features, ids)
 
     def reset(self) -> None:
         """Starts a new stream: forgets everything seen since `fit`."""
@@ -88,5 +88,5 @@ class Detector:
     def _fit(self, space: TextSpace) -> None:
         """Checks the space and prepares what does not change over the stream."""
 
-    def _step(self, features: Tensor, keys: Tensor) -> Scores:
+    def _step(self, features: Tensor, ids: Tensor) -> Scores:
         raise NotImplementedError

@@ -6,7 +6,7 @@ No such model comes with this package. Captions come from a text file, one image
 
 or JSON, `{"image": "iNaturalist/images/0001.jpg", "captions": ["a purple flower"]}`; or from any
 callable that takes an image's name and returns its captions (`collect_captions`). Images are
-matched by the key of their name, the same that streams carry.
+matched by the id that their name gives, the same that streams carry.
 """
 
 from __future__ import annotations
@@ -94,11 +94,11 @@ def caption_tensors(backbone: Any, table: Table, template: str) -> dict[str, Ten
         captions of image k are rows[offsets[k]:offsets[k + 1]] of `caption_texts` (N, D), which
         has each distinct text once.
     """
-    keyed = sorted((image_id(name), texts) for name, texts in table.items())
-    texts, offsets, rows = _ragged([texts for _, texts in keyed], backbone, template)
-    keys = torch.tensor([key for key, _ in keyed], dtype=torch.int64, device=backbone.device)
+    by_id = sorted((image_id(name), texts) for name, texts in table.items())
+    texts, offsets, rows = _ragged([texts for _, texts in by_id], backbone, template)
+    ids = torch.tensor([image for image, _ in by_id], dtype=torch.int64, device=backbone.device)
     return {
-        "caption_keys": keys,
+        "caption_keys": ids,
         "caption_offsets": offsets,
         "caption_rows": rows,
         "caption_texts": texts,
@@ -118,18 +118,18 @@ def _ragged(lists: Sequence[Sequence[str]], backbone: Any, template: str):
     )
 
 
-def _lookup(space: TextSpace, keys: Tensor) -> Tensor:
+def _lookup(space: TextSpace, ids: Tensor) -> Tensor:
     """Places of images in `caption_keys`, (B,).
 
     Raises:
         DetectorError: an image without captions.
     """
-    known, keys = space.extra["caption_keys"], keys.to(space.device)
-    place = torch.searchsorted(known, keys).clamp_max(len(known) - 1)
-    missing = int((known[place] != keys).sum())
+    known, ids = space.extra["caption_keys"], ids.to(space.device)
+    place = torch.searchsorted(known, ids).clamp_max(len(known) - 1)
+    missing = int((known[place] != ids).sum())
     if missing:
         raise DetectorError(
-            f"{missing} of {len(keys)} images have no line in the caption file; its names must "
+            f"{missing} of {len(ids)} images have no line in the caption file; its names must "
             "be those of the image lists"
         )
     return place
@@ -174,10 +174,10 @@ class ZOC(Detector):
     def _fit(self, space: TextSpace) -> None:
         _need_captions(space, "ZOC")
 
-    def _step(self, features: Tensor, keys: Tensor) -> Scores:
+    def _step(self, features: Tensor, ids: Tensor) -> Scores:
         space, extra, tau = self.space, self.space.extra, self.settings.tau
         id_logits = logits(features, space.labels, space.logit_scale, tau)
-        place = _lookup(space, keys)
+        place = _lookup(space, ids)
         offsets = extra["caption_offsets"]
         counts = offsets[place + 1] - offsets[place]
         owner = torch.arange(len(features), device=features.device).repeat_interleave(counts)
@@ -340,13 +340,13 @@ class ANTS(Detector):
 
     # ---- the stream ----------------------------------------------------------------------
 
-    def _step(self, features: Tensor, keys: Tensor) -> Scores:
+    def _step(self, features: Tensor, ids: Tensor) -> Scores:
         settings, space = self.settings, self.space
         id_logits = logits(features, space.labels, space.logit_scale, settings.tau)
         pred = id_logits.argmax(dim=1)
         static = self._mass(id_logits, features, space.negatives, settings.group_length)
         low = (static < self._theta).nonzero()[:, 0]
-        places = _lookup(space, keys[low.to(keys.device)]).tolist() if self._far else []
+        places = _lookup(space, ids[low.to(ids.device)]).tolist() if self._far else []
 
         # Nothing was remembered up to here; from here on nothing can be refused.
         self._batches += 1

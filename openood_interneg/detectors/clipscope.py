@@ -154,7 +154,7 @@ class CLIPScope(Detector):
             raise DetectorError(f"the stored state needs 'counts' of shape {len(self.counts)}")
         self.counts = counts.to(self.counts).clone()
 
-    def _step(self, features: Tensor, keys: Tensor) -> Scores:
+    def _step(self, features: Tensor, ids: Tensor) -> Scores:
         space = self.space
         every = logits(features, self._texts, space.logit_scale, self.settings.tau)
         z, y = every[:, : len(space.labels)], every[:, len(space.labels) :]

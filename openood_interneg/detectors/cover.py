@@ -42,7 +42,7 @@ class CoVer(Detector):
     def __init__(self, settings: CoVerSettings | None = None):
         self.settings = settings or CoVerSettings()
 
-    def _step(self, features: Tensor, keys: Tensor) -> Scores:
+    def _step(self, features: Tensor, ids: Tensor) -> Scores:
         views = features.reshape(-1, *features.shape[-2:])  # (V, B, D)
         cosine = views @ self.space.labels.t()  # (V, B, C)
         score = max_softmax(cosine.flatten(0, 1) / self.settings.tau).view(cosine.shape[:2])

@@ -38,7 +38,7 @@ class Energy(Detector):
     def __init__(self, settings: EnergySettings | None = None):
         self.settings = settings or EnergySettings()
 
-    def _step(self, features: Tensor, keys: Tensor) -> Scores:
+    def _step(self, features: Tensor, ids: Tensor) -> Scores:
         cosine = features @ self.space.labels.t()
         return Scores(cosine.argmax(dim=1), negative_energy(cosine, self.settings.tau))
 

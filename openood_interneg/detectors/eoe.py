@@ -128,7 +128,7 @@ class EOE(Detector):
         if not len(space.negatives):
             raise DetectorError("EOE needs outlier labels; the text space has no negatives")
 
-    def _step(self, features: Tensor, keys: Tensor) -> Scores:
+    def _step(self, features: Tensor, ids: Tensor) -> Scores:
         space, settings = self.space, self.settings
         cosine = features @ space.labels.t()
         outlier = features @ space.negatives.t()

@@ -46,7 +46,7 @@ class InterNeg(Detector):
 
     Args:
         settings: hyper-parameters.
-        inverter: (h, keys) -> unit rows; needed for `bank: inter` and `bank: intra`. A live
+        inverter: (h, ids) -> unit rows; needed for `bank: inter` and `bank: intra`. A live
             inversion, a look-up of stored ones, or any other map.
     """
 
@@ -157,7 +157,7 @@ class InterNeg(Detector):
 
     # ---- the stream ----------------------------------------------------------------------
 
-    def _step(self, features: Tensor, keys: Tensor) -> Scores:
+    def _step(self, features: Tensor, ids: Tensor) -> Scores:
         if not self.bank.settled:  # once per batch, so that a resumed stream is laid out alike
             self.bank.settle()
             self._bank_changed()
@@ -168,28 +168,28 @@ class InterNeg(Detector):
         self.seen += len(features)
         if self.bank.capacity:
             if self.settings.update == "batch":
-                score = self._update_batch(features, keys, every, id_lse, score)
+                score = self._update_batch(features, ids, every, id_lse, score)
             else:
-                score = self._update_samples(features, keys, every, id_lse, score)
+                score = self._update_samples(features, ids, every, id_lse, score)
         return Scores(id_logits.argmax(dim=1), score)
 
     def _update_batch(
-        self, features: Tensor, keys: Tensor, every: Tensor, id_lse: Tensor, score: Tensor
+        self, features: Tensor, ids: Tensor, every: Tensor, id_lse: Tensor, score: Tensor
     ) -> Tensor:
         gated = (score < self.settings.beta).nonzero()[:, 0]
         if len(gated) == 0:
             return score
-        keys = keys[gated.to(keys.device)]
-        embeddings, good, deviation = self._candidates(features[gated], keys)
+        ids = ids[gated.to(ids.device)]
+        embeddings, good, deviation = self._candidates(features[gated], ids)
         layout = self.bank.layout
-        if not self.bank.offer(embeddings[good], deviation[good], keys[good.to(keys.device)]):
+        if not self.bank.offer(embeddings[good], deviation[good], ids[good.to(ids.device)]):
             return score  # same bank, same scores
         self._bank_changed()
         self._refresh(features, every, layout)
         return self._score(id_lse, self._negative_logits(every))
 
     def _update_samples(
-        self, features: Tensor, keys: Tensor, every: Tensor, id_lse: Tensor, score: Tensor
+        self, features: Tensor, ids: Tensor, every: Tensor, id_lse: Tensor, score: Tensor
     ) -> Tensor:
         """Algorithm 1. Only gated images cost anything: an admission adds one column of logits
         for the images that are still to come."""
@@ -209,7 +209,7 @@ class InterNeg(Detector):
             if first not in ready:
                 fresh = torch.tensor([i for i in gated.tolist() if i not in ready])
                 at = fresh.to(features.device)
-                rows, good, deviation = self._candidates(features[at], keys[fresh.to(keys.device)])
+                rows, good, deviation = self._candidates(features[at], ids[fresh.to(ids.device)])
                 found = zip(fresh.tolist(), rows, good.tolist(), deviation, strict=True)
                 ready |= {i: tuple(row) for i, *row in found}
             embedding, admissible, deviation = ready[first]
@@ -217,8 +217,7 @@ class InterNeg(Detector):
             if not admissible:
                 continue
             full = len(self.bank) == self.bank.capacity
-            key = keys[first : first + 1]
-            if not self.bank.offer(embedding[None], deviation[None], key):
+            if not self.bank.offer(embedding[None], deviation[None], ids[first : first + 1]):
                 continue
             self._bank_changed()
             rest = slice(first, None)  # the image itself and all after it
@@ -236,12 +235,12 @@ class InterNeg(Detector):
             final[rest] = id_mass(id_lse[rest], lse[rest])
         return final
 
-    def _candidates(self, features: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _candidates(self, features: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Extra negatives of gated images: embeddings (n, D), criterion (n,), deviation (n,)."""
         proxies, embeddings = self.space.proxies, features
         if self.settings.inverts:
             self.inverted += len(features)
-            embeddings = self.inverter(features, keys)
+            embeddings = self.inverter(features, ids)
         compared = embeddings if self.settings.bank == "inter" else features
         good = criterion_margin(compared, proxies, self._floor) < 0
         return embeddings, good, deviation_degree(compared, proxies, self._floor)

@@ -46,7 +46,7 @@ class KNN(Detector):
         if self.settings.k > len(self._bank):
             raise DetectorError(f"k = {self.settings.k}, but there are {len(self._bank)} ID images")
 
-    def _step(self, features: Tensor, keys: Tensor) -> Scores:
+    def _step(self, features: Tensor, ids: Tensor) -> Scores:
         pred = (features @ self.space.labels.t()).argmax(dim=1)
         return Scores(pred, -kth_distance(features, self._bank, self.settings.k))
 

@@ -72,7 +72,7 @@ class Mahalanobis(Detector):
         self._root = torch.from_numpy(root).to(features)
         self._means = means @ self._root
 
-    def _step(self, features: Tensor, keys: Tensor) -> Scores:
+    def _step(self, features: Tensor, ids: Tensor) -> Scores:
         distance = torch.cdist(features.double() @ self._root, self._means)
         pred = (features @ self.space.labels.t()).argmax(dim=1)
         return Scores(pred, -distance.amin(dim=1).square().float())

@@ -30,7 +30,7 @@ class MaxLogit(Detector):
     def __init__(self, settings: MaxLogitSettings | None = None):
         self.settings = settings or MaxLogitSettings()
 
-    def _step(self, features: Tensor, keys: Tensor) -> Scores:
+    def _step(self, features: Tensor, ids: Tensor) -> Scores:
         score, pred = (features @ self.space.labels.t()).max(dim=1)
         return Scores(pred, score)
 

@@ -32,7 +32,7 @@ class MCM(Detector):
     def __init__(self, settings: MCMSettings | None = None):
         self.settings = settings or MCMSettings()
 
-    def _step(self, features: Tensor, keys: Tensor) -> Scores:
+    def _step(self, features: Tensor, ids: Tensor) -> Scores:
         cosine = features @ self.space.labels.t()
         return Scores(cosine.argmax(dim=1), max_softmax(cosine / self.settings.tau))
 

@@ -86,7 +86,7 @@ class NegLabel(Detector):
         order = group_order(count, groups)
         self._texts = torch.cat([space.labels, space.negatives[order.to(space.device)]])
 
-    def _step(self, features: Tensor, keys: Tensor) -> Scores:
+    def _step(self, features: Tensor, ids: Tensor) -> Scores:
         space, settings = self.space, self.settings
         every = logits(features, self._texts, space.logit_scale, settings.tau)
         classes = len(space.labels)

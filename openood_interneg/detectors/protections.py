@@ -80,11 +80,13 @@ class ProtectedBank(NegativeBank):
         """Empties the bank and forgets all ages."""
         super().reset()
         self.now = 0
-        self.born: dict[int, int] = {}  # key -> when an inversion of that image was last offered
+        self.born: dict[
+            int, int
+        ] = {}  # image id -> when an inversion of that image was last offered
         self.recent: deque[int] = deque()  # when the last ones were offered
         self.refused = 0
 
-    def offer(self, features: Tensor, deviation: Tensor, keys: Tensor) -> bool:
+    def offer(self, features: Tensor, deviation: Tensor, ids: Tensor) -> bool:
         """As the plain bank's, for what the protections let through."""
         protections = self.protections
         chosen = self._allowed(features, deviation)
@@ -96,7 +98,7 @@ class ProtectedBank(NegativeBank):
         changed = super().offer(
             features[at.to(features.device)],
             deviation[at.to(deviation.device)],
-            keys[at.to(keys.device)],
+            ids[at.to(ids.device)],
         )
         if changed and protections.id_guard < 1:
             alarm = self.alarm(self.features)
@@ -107,7 +109,7 @@ class ProtectedBank(NegativeBank):
                 return False
         if protections.admissions:
             self.recent.extend([self.now] * len(chosen))
-        self.born |= {int(key): self.now for key in keys[at.to(keys.device)]}
+        self.born |= {int(i): self.now for i in ids[at.to(ids.device)]}
         if len(self.born) > 2 * self.capacity:  # memory must not grow with the stream
             self._forget_ages()
         return changed
@@ -138,7 +140,7 @@ class ProtectedBank(NegativeBank):
         limit = self.protections.max_age
         if not limit or not self.size:
             return False
-        ages = torch.tensor([self.now - self.born.get(int(key), 0) for key in self.keys])
+        ages = torch.tensor([self.now - self.born.get(int(i), 0) for i in self.ids])
         if not bool((ages >= limit).any()):
             return False
         stay = (ages < limit).nonzero()[:, 0].to(self.features.device)
@@ -150,12 +152,12 @@ class ProtectedBank(NegativeBank):
 
     def _forget_ages(self) -> None:
         """Drops the ages of images that no entry is of."""
-        held = set(self.keys.tolist())
-        self.born = {key: when for key, when in self.born.items() if key in held}
+        held = set(self.ids.tolist())
+        self.born = {i: when for i, when in self.born.items() if i in held}
 
     def state_dict(self) -> dict[str, Tensor]:
         """The plain bank's, the age of each entry and when the last ones were offered."""
-        born = [self.born.get(int(key), 0) for key in self.keys]
+        born = [self.born.get(int(i), 0) for i in self.ids]
         return super().state_dict() | {
             "born": torch.tensor(born, dtype=torch.int64),
             "recent": torch.tensor(list(self.recent), dtype=torch.int64),
@@ -165,7 +167,7 @@ class ProtectedBank(NegativeBank):
         """Takes over a `state_dict`; ages start now where it has none."""
         super().load_state_dict(state)
         born = state["born"].tolist() if "born" in state else [self.now] * self.size
-        self.born = dict(zip(self.keys.tolist(), born, strict=True))
+        self.born = dict(zip(self.ids.tolist(), born, strict=True))
         self.recent = deque(state["recent"].tolist() if "recent" in state else ())
 
 
@@ -196,32 +198,32 @@ class ProtectedInterNeg(InterNeg):
         """Gives the guard the ID images (n, D) that it watches, and their threshold."""
         self.guard = (features, gamma)
 
-    def step(self, features: Tensor, keys: Tensor | None = None) -> Scores:
+    def step(self, features: Tensor, ids: Tensor | None = None) -> Scores:
         """Scores the next batch; see `Detector.step`.
 
         Raises:
             DetectorError: as there, or the guard is on and has nothing to watch.
         """
         if not self.protections.of_bank or self.space is None:
-            return super().step(features, keys)
+            return super().step(features, ids)
         if self.protections.id_guard < 1 and self.guard is None:
             raise DetectorError("id_guard needs ID images to watch; calibrate first")
         if self.settings.update == "batch" or len(features) < 2:
-            return self._timed(features, keys)
+            return self._timed(features, ids)
         # One image at a time, so that limits and ages do not depend on how the stream is cut.
         if not bool(torch.isfinite(features).all()):
             raise DetectorError("a feature of the batch contains NaN or infinity")
         rows = [
-            self._timed(features[i : i + 1], None if keys is None else keys[i : i + 1])
+            self._timed(features[i : i + 1], None if ids is None else ids[i : i + 1])
             for i in range(len(features))
         ]
         return Scores(torch.cat([row.pred for row in rows]), torch.cat([row.score for row in rows]))
 
-    def _timed(self, features: Tensor, keys: Tensor | None) -> Scores:
+    def _timed(self, features: Tensor, ids: Tensor | None) -> Scores:
         self.bank.now = self.seen
         if self.bank.expire():
             self.load_state_dict(self.state_dict())  # lays the texts out anew
-        return super().step(features, keys)
+        return super().step(features, ids)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Continues a stream; see `InterNeg.load_state_dict`."""

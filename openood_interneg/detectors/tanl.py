@@ -244,7 +244,7 @@ class TANL(Detector):
         classes = len(self.space.labels)
         return activation_aware_score(every[:, :classes], every[:, columns], self.settings.gamma)
 
-    def _step(self, features: Tensor, keys: Tensor) -> Scores:
+    def _step(self, features: Tensor, ids: Tensor) -> Scores:
         settings = self.settings
         rows, every = self._activations(features)
         mean_id, mean_ood = self._id.mean(0), self._ood.mean(0)

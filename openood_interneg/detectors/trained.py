@@ -90,7 +90,7 @@ class LoCoOp(Detector):
     def __init__(self, settings: LoCoOpSettings | None = None):
         self.settings = settings or LoCoOpSettings()
 
-    def _step(self, features: Tensor, keys: Tensor) -> Scores:
+    def _step(self, features: Tensor, ids: Tensor) -> Scores:
         labels, tau = self.space.labels, self.settings.tau
         if self.settings.score == "mcm":
             cosine = features.reshape(-1, *features.shape[-2:])[0] @ labels.t()
@@ -176,7 +176,7 @@ class NegPrompt(Detector):
     def __init__(self, settings: NegPromptSettings | None = None):
         self.settings = settings or NegPromptSettings()
 
-    def _step(self, features: Tensor, keys: Tensor) -> Scores:
+    def _step(self, features: Tensor, ids: Tensor) -> Scores:
         space, classes = self.space, len(self.space.labels)
         cosine = features @ torch.cat([space.labels, space.negatives]).t() / self.settings.tau
         own = cosine[:, :classes]
@@ -234,7 +234,7 @@ class LocalPrompt(Detector):
             raise DetectorError("Local-Prompt needs its local prompts as extra['local']")
         self._texts = torch.cat([space.extra["local"], space.negatives])
 
-    def _step(self, features: Tensor, keys: Tensor) -> Scores:
+    def _step(self, features: Tensor, ids: Tensor) -> Scores:
         settings, classes = self.settings, len(self.space.labels)
         images, patches = _split_views(features, "Local-Prompt")
         cosine = images @ self.space.labels.t()
@@ -290,7 +290,7 @@ class LSN(Detector):
         if "no" not in space.extra:
             raise DetectorError("LSN needs its negative prompts as extra['no']")
 
-    def _step(self, features: Tensor, keys: Tensor) -> Scores:
+    def _step(self, features: Tensor, ids: Tensor) -> Scores:
         settings, no = self.settings, self.space.extra["no"]
         cosine = features @ self.space.labels.t()
         unlike = (1 - features @ no.transpose(1, 2)) / settings.negative_tau  # (K, B, C)
@@ -391,7 +391,7 @@ class Supreme(Detector):
         if "image" not in space.extra:
             raise DetectorError("SUPREME needs image prototypes as extra['image']")
 
-    def _step(self, features: Tensor, keys: Tensor) -> Scores:
+    def _step(self, features: Tensor, ids: Tensor) -> Scores:
         space, settings = self.space, self.settings
         queries = [features]
         if "map" in space.extra:
@@ -472,7 +472,7 @@ class CLIPN(Detector):
         if "no" not in space.extra:
             raise DetectorError("CLIPN needs the features of its 'no' tower as extra['no']")
 
-    def _step(self, features: Tensor, keys: Tensor) -> Scores:
+    def _step(self, features: Tensor, ids: Tensor) -> Scores:
         space, tau = self.space, self.settings.tau
         yes = logits(features, space.labels, space.logit_scale, tau)
         no = logits(features, space.extra["no"], space.logit_scale, tau)

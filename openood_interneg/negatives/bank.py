@@ -40,7 +40,7 @@ class NegativeBank:
         self.layout = 0
         self._places = torch.zeros(capacity, dim, device=device)
         self._deviation = torch.zeros(capacity, device=device)
-        self._keys = torch.zeros(capacity, dtype=torch.int64, device=device)
+        self._ids = torch.zeros(capacity, dtype=torch.int64, device=device)
         self._ranking = torch.zeros(capacity, dtype=torch.int64, device=device)
         self.reset()
 
@@ -93,17 +93,17 @@ class NegativeBank:
         return self._deviation[: self.size]
 
     @property
-    def keys(self) -> Tensor:
-        """(n,) key of the image each row was inverted from, best first."""
-        return self._keys[: self.size]
+    def ids(self) -> Tensor:
+        """(n,) id of the image each row was inverted from, best first."""
+        return self._ids[: self.size]
 
-    def offer(self, features: Tensor, deviation: Tensor, keys: Tensor) -> bool:
+    def offer(self, features: Tensor, deviation: Tensor, ids: Tensor) -> bool:
         """Merges embeddings into the top K.
 
         Args:
             features: (n, D) unit rows that met the criterion.
             deviation: (n,) deviation degree of each.
-            keys: (n,) int64 keys of the images that they were inverted from.
+            ids: (n,) int64 ids of the images that they were inverted from.
 
         Returns:
             Whether the content changed; `written` says where.
@@ -128,11 +128,11 @@ class NegativeBank:
         ranking[~fresh] = self.ranking[stay]
         ranking[fresh] = free
         self._places[free] = features[newcomers]
-        every_key = torch.cat([self.keys, keys.to(self._keys.device)])
+        every_id = torch.cat([self.ids, ids.to(self._ids.device)])
         self.size = len(order)
         self._ranking[: self.size] = ranking
         self._deviation[: self.size] = everything[order]
-        self._keys[: self.size] = every_key[order]
+        self._ids[: self.size] = every_id[order]
         self.settled = False
         self.written = free
         return True
@@ -142,7 +142,7 @@ class NegativeBank:
         return {
             "features": self.features.clone(),
             "deviation": self.deviation.clone(),
-            "keys": self.keys.clone(),
+            "keys": self.ids.clone(),
             "offered": torch.tensor(self.offered),
         }
 
@@ -166,6 +166,6 @@ class NegativeBank:
         self.size = len(features)
         self._places[: self.size] = features
         self._deviation[: self.size] = state["deviation"]
-        self._keys[: self.size] = state["keys"]
+        self._ids[: self.size] = state["keys"]
         self.offered = int(state["offered"])
         self._moved()

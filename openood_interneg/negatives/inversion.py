@@ -4,7 +4,7 @@ T pseudo-tokens v take the place of the words in a prompt; v is optimised with A
 prompt's text feature points where the image feature does. CLIP is frozen: only v has a gradient.
 
 Randomness is counter-based. The initial tokens and the templates of an image depend on
-(seed, key of the image) and on nothing else, so the same image gives the same inversion in any
+(seed, id of the image) and on nothing else, so the same image gives the same inversion in any
 batch, order, process or device.
 """
 
@@ -23,7 +23,7 @@ from openood_interneg.settings import InternegError
 INIT_STD = 0.02
 CHUNK_BYTES = 512 * 2**20  # of activations while images are inverted
 
-Inverter = Callable[[Tensor, Tensor], Tensor]  # (B, D) features, (B,) keys -> (B, D) unit rows
+Inverter = Callable[[Tensor, Tensor], Tensor]  # (B, D) features, (B,) ids -> (B, D) unit rows
 
 
 class PseudoPrompter(Protocol):
@@ -45,19 +45,19 @@ class InversionError(InternegError, ValueError):
 
 
 def random_start(
-    keys: Sequence[int] | Tensor, seed: int, num_tokens: int, width: int, templates: int, steps: int
+    ids: Sequence[int] | Tensor, seed: int, num_tokens: int, width: int, templates: int, steps: int
 ) -> tuple[Tensor, Tensor]:
-    """Initial tokens ~ N(0, 0.02^2) and template schedule of images, by (seed, key) alone.
+    """Initial tokens ~ N(0, 0.02^2) and template schedule of images, by (seed, id) alone.
 
     Args:
-        keys: B image keys, non-negative int64.
+        ids: B image ids, non-negative int64.
         seed: of the whole run, non-negative.
         templates: how many templates there are to draw from.
 
     Returns:
         (B, T, width) float32 and (steps, B) int64, on the CPU.
     """
-    counters = np.asarray(keys, dtype=np.int64).astype(np.uint64)
+    counters = np.asarray(ids, dtype=np.int64).astype(np.uint64)
     base = _mix(_mix(np.array([seed], dtype=np.uint64)) ^ counters)[
         :, None
     ]  # (B, 1), a stream per image
@@ -142,7 +142,7 @@ def invert(
 
 @dataclass
 class LiveInverter:
-    """Callable (h, keys) -> inversions, as a detector wants it injected.
+    """Callable (h, ids) -> inversions, as a detector wants it injected.
 
     Attributes:
         prompts: the templates of the run, prepared by `Backbone.pseudo_prompts`.
@@ -159,14 +159,14 @@ class LiveInverter:
     seed: int = 0
     chunk: int | None = None
 
-    def __call__(self, features: Tensor, keys: Tensor) -> Tensor:
-        """(B, D) unit image features and (B,) int64 keys -> (B, D) unit text features."""
+    def __call__(self, features: Tensor, ids: Tensor) -> Tensor:
+        """(B, D) unit image features and (B,) int64 ids -> (B, D) unit text features."""
         out = torch.empty_like(features)
         chunk = self.chunk or max(CHUNK_BYTES // self.prompts.bytes_per_image, 1)
         for begin in range(0, len(features), chunk):
             part = slice(begin, begin + chunk)
             tokens, schedule = random_start(
-                keys[part],
+                ids[part],
                 self.seed,
                 self.prompts.num_tokens,
                 self.prompts.width,

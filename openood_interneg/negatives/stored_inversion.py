@@ -1,6 +1,6 @@
 """Inversions, computed once and kept.
 
-An inversion depends on the image feature, the seed and the image's key only, so another method
+An inversion depends on the image feature, the seed and the image's id only, so another method
 setting, another order of the stream or another OOD set beside the same ID images finds it here.
 """
 
@@ -53,12 +53,12 @@ def live_inverter(backbone: Backbone, settings: InterNegSettings) -> LiveInverte
 class StoredInverter:
     """Looks inversions up, computes and keeps what is missing.
 
-    A stored row is used only for bit-identical features: its key goes with a digest of h.
+    A stored row is used only for bit-identical features: its image's id goes with a digest of h.
 
     Args:
         live: computes what is missing.
         store: where rows are kept.
-        key: everything besides (h, key) that decides them.
+        key: everything besides (h, id) that decides them.
     """
 
     def __init__(self, live: Inverter, store: Store, key: Mapping[str, Any]):
@@ -77,21 +77,21 @@ class StoredInverter:
                 with writing(self.folder):
                     discard(path)
                 continue
-            for key_, mark, row in zip(
+            for image, mark, row in zip(
                 tensors["keys"].tolist(), tensors["marks"], tensors["rows"], strict=True
             ):
-                self._rows[key_, mark.numpy().tobytes()] = row
+                self._rows[image, mark.numpy().tobytes()] = row
 
     def _owner(self) -> dict[str, str]:
         return {"entry": self.folder.name}
 
-    def __call__(self, features: Tensor, keys: Tensor) -> Tensor:
-        """(B, D) unit image features, (B,) keys -> (B, D) unit text features."""
-        names = [(k, _mark(h)) for k, h in zip(keys.tolist(), features.cpu(), strict=True)]
+    def __call__(self, features: Tensor, ids: Tensor) -> Tensor:
+        """(B, D) unit image features, (B,) ids -> (B, D) unit text features."""
+        names = [(i, _mark(h)) for i, h in zip(ids.tolist(), features.cpu(), strict=True)]
         missing = [i for i, name in enumerate(names) if name not in self._rows]
         if missing:
             at = torch.tensor(missing)
-            rows = self.live(features[at.to(features.device)], keys[at.to(keys.device)])
+            rows = self.live(features[at.to(features.device)], ids[at.to(ids.device)])
             self.computed += len(missing)
             for i, row in zip(missing, rows.cpu(), strict=True):
                 self._rows[names[i]] = row
@@ -103,7 +103,7 @@ class StoredInverter:
         if not self._fresh:
             return
         tensors = {
-            "keys": torch.tensor([key for key, _ in self._fresh], dtype=torch.int64),
+            "keys": torch.tensor([image for image, _ in self._fresh], dtype=torch.int64),
             "marks": torch.stack(
                 [torch.frombuffer(bytearray(m), dtype=torch.uint8) for _, m in self._fresh]
             ),
@@ -118,7 +118,7 @@ class StoredInverter:
 def stored_inverter(backbone: Backbone, settings: InterNegSettings, store: Store) -> StoredInverter:
     """A `StoredInverter` for a backbone and settings."""
     key = {
-        "draws": "splitmix64",  # how (seed, key) become numbers
+        "draws": "splitmix64",  # how (seed, id) become numbers
         **backbone_key(backbone),
         "templates": prompt_set(settings.templates),
         "num_tokens": settings.num_tokens,

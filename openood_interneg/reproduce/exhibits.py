@@ -153,7 +153,7 @@ class _Examples:
             return self.negatives[index]
         bank, name = _bank_of(self.detector), "an image"
         if bank is not None:
-            own_id = int(bank.keys[index - len(self.negatives)])
+            own_id = int(bank.ids[index - len(self.negatives)])
             name = self.by_id.get(own_id, (None, 0, name))[2]
         return f"inverted {'/'.join(name.split('/')[-2:])}"
 
@@ -204,7 +204,7 @@ def _bank(
     classes = len(detector.space.labels)
     out = []
     for i in range(len(features)):
-        images, index, name = by_id.get(int(bank.keys[i]), (None, 0, ""))
+        images, index, name = by_id.get(int(bank.ids[i]), (None, 0, ""))
         out.append(
             {
                 "image": thumbnail(images, index) if images is not None else "",

@@ -101,7 +101,7 @@ def test_stream(golden, backbone, groups):
     prompts = backbone.pseudo_prompts([str(t) for t in arrays["inversion_templates"]], 1)
     batch = 0
 
-    def inverter(gated, keys):
+    def inverter(gated, ids):
         initial = torch.from_numpy(arrays[f"expected_v0_{batch}"])
         schedule = torch.from_numpy(arrays[f"expected_templates_{batch}"])
         assert len(gated) == len(initial), "another number of gated images than the authors'"

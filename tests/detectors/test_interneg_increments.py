@@ -13,12 +13,12 @@ from openood_interneg.settings import InterNegSettings
 class PlainSamples(InterNeg):
     """Algorithm 1 with every text laid out and multiplied anew for every admission."""
 
-    def _update_samples(self, features, keys, every, id_lse, score):
+    def _update_samples(self, features, ids, every, id_lse, score):
         final = score.clone()
         for i in range(len(features)):
             if final[i] < self.settings.beta:
-                rows, good, deviation = self._candidates(features[i : i + 1], keys[i : i + 1])
-                if self.bank.offer(rows[good], deviation[good], keys[i : i + 1][good]):
+                rows, good, deviation = self._candidates(features[i : i + 1], ids[i : i + 1])
+                if self.bank.offer(rows[good], deviation[good], ids[i : i + 1][good]):
                     self.bank.settle()
                     self._bank_changed()
                     final[i:] = self._score(id_lse[i:], self._logits(features[i:])[1])
@@ -43,7 +43,7 @@ def test_incremental_scores_equal_full_products(groups, capacity):
     turn = torch.linalg.qr(unit_rows(16, 16, 9))[0]
     scores, banks = [], []
     for kind in (InterNeg, PlainSamples):
-        detector = kind(settings, lambda h, keys: h @ turn).fit(space)
+        detector = kind(settings, lambda h, ids: h @ turn).fit(space)
         features = unit_rows(200, 16, 4)
         parts = [detector.step(part).score for part in features.split(64)]
         scores.append(torch.cat(parts))

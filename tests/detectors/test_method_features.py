@@ -46,9 +46,9 @@ def taken(monkeypatch):
     """Shapes of the features that CoVer was given."""
     shapes, step = [], CoVer._step
 
-    def watched(self, features, keys):
+    def watched(self, features, ids):
         shapes.append(tuple(features.shape[:-1]))
-        return step(self, features, keys)
+        return step(self, features, ids)
 
     monkeypatch.setattr(CoVer, "_step", watched)
     return shapes

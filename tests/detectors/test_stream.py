@@ -39,10 +39,10 @@ def make_space(scale=9.0, negatives=M):
     )
 
 
-def rotate(features, keys):
+def rotate(features, ids):
     """A stand-in for inversion: a fixed function of (h, key)."""
     turn = torch.linalg.qr(torch.randn(D, D, generator=torch.Generator().manual_seed(9)))[0]
-    shift = torch.stack([unit(1, int(k) + 50)[0] for k in keys])
+    shift = torch.stack([unit(1, int(k) + 50)[0] for k in ids])
     return F.normalize(features @ turn.to(features.dtype) + 0.3 * shift.to(features.dtype), dim=-1)
 
 
@@ -57,16 +57,16 @@ def stream(n=90, seed=4):
     return mixed, torch.arange(n)
 
 
-def run(model, features, keys, batch):
+def run(model, features, ids, batch):
     model.reset()
     parts = [
-        model.step(features[i : i + batch], keys[i : i + batch])
+        model.step(features[i : i + batch], ids[i : i + batch])
         for i in range(0, len(features), batch)
     ]
     return torch.cat([p.pred for p in parts]), torch.cat([p.score for p in parts])
 
 
-def algorithm_1(features, keys, space, config, inverter):
+def algorithm_1(features, ids, space, config, inverter):
     """The paper's Algorithm 1 in plain Python floats."""
     s = space.logit_scale / config.tau
     texts = space.negatives.double().tolist()
@@ -91,7 +91,7 @@ def algorithm_1(features, keys, space, config, inverter):
         mass = [id_sum / (id_sum + sum(math.exp(s * dot(h, e)) for e in group)) for group in groups]
         return sum(mass) / len(mass)
 
-    for row, key in zip(features, keys, strict=True):
+    for row, key in zip(features, ids, strict=True):
         h = row.double().tolist()
         value = score(h)
         if value < config.beta:
@@ -109,13 +109,13 @@ def algorithm_1(features, keys, space, config, inverter):
 @pytest.mark.parametrize("groups", [1, 3])
 @pytest.mark.parametrize("capacity", [4, 1000])
 def test_sample_updates_follow_algorithm_1(groups, capacity):
-    features, keys = stream()
+    features, ids = stream()
     model = detector(groups=groups, bank_capacity=capacity)
     expected, bank = algorithm_1(
-        features, keys, model.space, model.settings, lambda h, k: rotate(h, torch.tensor(k))
+        features, ids, model.space, model.settings, lambda h, k: rotate(h, torch.tensor(k))
     )
     for batch in (1, 7, 64, 90):
-        _, score = run(model, features, keys, batch)
+        _, score = run(model, features, ids, batch)
         torch.testing.assert_close(
             score.double(), torch.tensor(expected).double(), atol=2e-6, rtol=0
         )
@@ -128,12 +128,12 @@ def test_sample_updates_follow_algorithm_1(groups, capacity):
 
 def test_batch_updates_follow_the_authors_code():
     """Score, gate, invert, merge, score the whole batch again."""
-    features, keys = stream()
+    features, ids = stream()
     model = detector(update="batch")
     space, config = model.space, model.settings
     every = []
     for begin in range(0, 90, 16):
-        h, k = features[begin : begin + 16], keys[begin : begin + 16]
+        h, k = features[begin : begin + 16], ids[begin : begin + 16]
         pred, score = model.step(h, k)
 
         def score_with(texts, h=h):
@@ -155,8 +155,8 @@ def test_batch_updates_follow_the_authors_code():
 
 
 def test_batch_updates_depend_on_the_batches():
-    features, keys = stream()
-    a, b = (run(detector(update="batch"), features, keys, size)[1] for size in (16, 45))
+    features, ids = stream()
+    a, b = (run(detector(update="batch"), features, ids, size)[1] for size in (16, 45))
     assert float((a - b).abs().max()) > 1e-4
 
 
@@ -173,8 +173,8 @@ def test_scores_fall_when_the_bank_grows(seed):
 
 
 def test_no_bank_equals_neglabel_on_the_same_negatives():
-    features, keys = stream()
-    a = run(detector(bank="none", beta=1.0), features, keys, 16)
+    features, ids = stream()
+    a = run(detector(bank="none", beta=1.0), features, ids, 16)
     neglabel = NegLabel(NegLabelSettings()).fit(make_space())
     b = neglabel.step(features)
     torch.testing.assert_close(a[1], b.score)
@@ -183,13 +183,13 @@ def test_no_bank_equals_neglabel_on_the_same_negatives():
 
 @pytest.mark.parametrize("update", ["sample", "batch"])
 def test_intra_modal_bank_keeps_inversions_that_are_filtered_image_to_image(update):
-    features, keys = stream()
+    features, ids = stream()
     model = detector(bank="intra", update=update)
-    run(model, features, keys, 8)
+    run(model, features, ids, 8)
     space, bank = model.space, model.bank
     assert len(bank) > 0 and model.inverted >= len(bank)
-    torch.testing.assert_close(bank.features, rotate(features[bank.keys], bank.keys))
-    images = features[bank.keys].double()
+    torch.testing.assert_close(bank.features, rotate(features[bank.ids], bank.ids))
+    images = features[bank.ids].double()
     for image, deviation in zip(images, bank.deviation, strict=True):
         gaps = (space.image_base.double() - space.proxies.double() @ image).tolist()
         assert min(gaps) > 0
@@ -205,36 +205,36 @@ def test_intra_modal_bank_needs_an_inverter():
 
 
 def test_bank_of_image_features_keeps_them_under_a_name_of_its_own():
-    features, keys = stream()
+    features, ids = stream()
     model = detector(inverter=None, bank="image")
-    run(model, features, keys, 8)
+    run(model, features, ids, 8)
     assert len(model.bank) > 0
-    for row, key in zip(model.bank.features, model.bank.keys, strict=True):
+    for row, key in zip(model.bank.features, model.bank.ids, strict=True):
         assert torch.equal(row, features[key])
         assert bool((model.space.proxies @ row < model.space.image_base).all())
 
 
 def test_capacity_zero_and_no_negatives():
-    features, keys = stream()
+    features, ids = stream()
     space = make_space(negatives=0)
-    _, score = run(detector(space=space, bank_capacity=0), features, keys, 8)
+    _, score = run(detector(space=space, bank_capacity=0), features, ids, 8)
     assert torch.equal(score, torch.ones(90))
-    _, score = run(detector(space=make_space(), bank_capacity=0), features, keys, 8)
+    _, score = run(detector(space=make_space(), bank_capacity=0), features, ids, 8)
     assert bool((score < 1).all())
     # without mined negatives nothing is ever gated, so the bank stays empty
     model = detector(space=space)
-    run(model, features, keys, 8)
+    run(model, features, ids, 8)
     assert len(model.bank) == 0
 
 
 def test_state_continues_a_stream():
-    features, keys = stream()
-    whole = run(detector(), features, keys, 10)[1]
+    features, ids = stream()
+    whole = run(detector(), features, ids, 10)[1]
     first, second = detector(), detector()
-    head = run(first, features[:50], keys[:50], 10)[1]
+    head = run(first, features[:50], ids[:50], 10)[1]
     second.load_state_dict(first.state_dict())
     tail = torch.cat(
-        [second.step(features[i : i + 10], keys[i : i + 10]).score for i in range(50, 90, 10)]
+        [second.step(features[i : i + 10], ids[i : i + 10]).score for i in range(50, 90, 10)]
     )
     assert torch.equal(torch.cat([head, tail]), whole)
     with pytest.raises(DetectorError, match="lacks"):
@@ -242,11 +242,11 @@ def test_state_continues_a_stream():
 
 
 def test_reset_forgets():
-    features, keys = stream()
+    features, ids = stream()
     model = detector()
-    a = run(model, features, keys, 10)[1]
+    a = run(model, features, ids, 10)[1]
     assert len(model.bank) > 0
-    assert torch.equal(run(model, features, keys, 10)[1], a)
+    assert torch.equal(run(model, features, ids, 10)[1], a)
 
 
 class TestRefusals:
@@ -256,10 +256,10 @@ class TestRefusals:
 
     def test_nan_feature_leaves_no_trace(self):
         model = detector()
-        features, keys = stream(20)
+        features, ids = stream(20)
         features[3, 0] = float("nan")
         with pytest.raises(DetectorError, match="feature 3 of the batch contains NaN"):
-            model.step(features, keys)
+            model.step(features, ids)
         assert model.seen == 0 and len(model.bank) == 0
 
     def test_wrong_size(self):
@@ -284,17 +284,17 @@ class TestRefusals:
 
     def test_nan_inversion_never_enters_the_bank(self):
         model = detector(inverter=lambda h, k: torch.full_like(h, float("nan")))
-        features, keys = stream()
-        _, score = run(model, features, keys, 16)
+        features, ids = stream()
+        _, score = run(model, features, ids, 16)
         assert model.inverted > 0 and len(model.bank) == 0
         assert bool(torch.isfinite(score).all())
 
 
 def test_protocols_restart_and_return_list_order():
     space = make_space()
-    features, keys = stream()
-    id_set = FeatureSet("id", features[::2], keys[::2], torch.zeros(45).numpy())
-    ood_set = FeatureSet("ood", features[1::2], keys[1::2], -torch.ones(45).numpy())
+    features, ids = stream()
+    id_set = FeatureSet("id", features[::2], ids[::2], torch.zeros(45).numpy())
+    ood_set = FeatureSet("ood", features[1::2], ids[1::2], -torch.ones(45).numpy())
     model = NegLabel(NegLabelSettings()).fit(space)
     direct = model.step(id_set.features).score.numpy()
     for made in (
@@ -313,9 +313,9 @@ def test_protocols_restart_and_return_list_order():
 
 
 def test_observers_see_every_batch_with_its_places():
-    features, keys = stream()
+    features, ids = stream()
     sets = [
-        FeatureSet(name, features[part], keys[part], torch.zeros(45).numpy())
+        FeatureSet(name, features[part], ids[part], torch.zeros(45).numpy())
         for name, part in (("id", slice(0, None, 2)), ("ood", slice(1, None, 2)))
     ]
     seen = []
@@ -344,9 +344,9 @@ def test_every_row_of_the_table_is_described():
 def test_what_protections_remember_does_not_grow_with_the_stream(limits):
     config = InterNegSettings(beta=0.9, bank_capacity=8, update="batch")
     model = ProtectedInterNeg(config, rotate, ProtectionSettings(**limits)).fit(make_space())
-    features, keys = stream(400)
+    features, ids = stream(400)
     for begin in range(0, 400, 20):
-        model.step(features[begin : begin + 20], keys[begin : begin + 20])
+        model.step(features[begin : begin + 20], ids[begin : begin + 20])
     assert model.bank.offered > 60  # the stream did bring more than is kept
     assert len(model.bank.born) <= 16 + 20 and len(model.bank.recent) <= 100
-    assert set(model.bank.keys.tolist()) <= set(model.bank.born)
+    assert set(model.bank.ids.tolist()) <= set(model.bank.born)

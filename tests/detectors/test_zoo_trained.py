@@ -636,8 +636,8 @@ def test_zoc(backbone, source, caption_file):
     settings = method.make_settings({"captions": caption_file})
     space = source.space_for(method, settings)
     features = unit(4, 64, seed=3)
-    keys = image_ids(["img2", "img0", "img1", "img0"])
-    pred, score = method.make(settings).fit(space).step(features, keys)
+    ids = image_ids(["img2", "img0", "img1", "img0"])
+    pred, score = method.make(settings).fit(space).step(features, ids)
     candidates = {"img0": ["bee", "flower"], "img1": [], "img2": ["lamp"]}  # labels left out
     for b, image in enumerate(("img2", "img0", "img1", "img0")):
         prompts = [f"This is a photo of a {w}" for w in [*NAMES, *candidates[image]]]
@@ -647,7 +647,7 @@ def test_zoc(backbone, source, caption_file):
         assert pred[b].item() == int(p[: len(NAMES)].argmax())
     assert score[2] == 1
     single = [
-        method.make(settings).fit(space).step(features[b : b + 1], keys[b : b + 1]).score
+        method.make(settings).fit(space).step(features[b : b + 1], ids[b : b + 1]).score
         for b in range(4)
     ]
     close(torch.cat(single), score)
@@ -701,7 +701,7 @@ class SlowANTS:
         y = np.exp(SCALE * texts[order] @ h).reshape(groups, -1).sum(1)
         return float(np.mean(z / (z + y)))
 
-    def step(self, batch, keys):
+    def step(self, batch, ids):
         o, extra = self.o, self.space.extra
         batch = batch.double().numpy()
         negatives = self.space.negatives.double().numpy()
@@ -709,7 +709,7 @@ class SlowANTS:
         static = [self.mass(h, negatives, o.group_length) for h in batch]
         self.pred += [int((self.e @ h).argmax()) for h in batch]
         self.scores += static
-        self.wait += [k for k, s in zip(keys.tolist(), static, strict=True) if s < self.theta]
+        self.wait += [k for k, s in zip(ids.tolist(), static, strict=True) if s < self.theta]
         if self.rounds < o.rounds and len(self.wait) > o.round_size:
             counts = [0] * 10
             for s in self.scores:
@@ -758,7 +758,7 @@ class SlowANTS:
 
 @pytest.fixture(scope="module")
 def ants_stream():
-    """(space, features, keys): 240 images, half near labels, with three captions each."""
+    """(space, features, ids): 240 images, half near labels, with three captions each."""
     labels, negatives = unit(CLASSES, SIZE, seed=1), unit(37, SIZE, seed=2)
     texts, near = unit(90, SIZE, seed=3), unit(14, SIZE, seed=4)
     ids, oods = blob(labels, 5, 120), blob(texts[:30], 6, 120)
@@ -780,8 +780,8 @@ def ants_stream():
     return space, torch.cat([ids, oods])[order], (torch.arange(240) * 5)[order]
 
 
-def run(detector, features, keys, batch):
-    pairs = zip(features.split(batch), keys.split(batch), strict=True)
+def run(detector, features, ids, batch):
+    pairs = zip(features.split(batch), ids.split(batch), strict=True)
     return torch.cat([detector.step(f, k).score for f, k in pairs])
 
 
@@ -795,11 +795,11 @@ def run(detector, features, keys, batch):
     ],
 )
 def test_ants_brute_force(ants_stream, options):
-    space, features, keys = ants_stream
+    space, features, ids = ants_stream
     options = {"group_length": 6, "round_size": 25, "frequent": 3} | options
     settings = ANTSSettings(**options)
     fast, slow = ANTS(settings).fit(space), SlowANTS(space, settings)
-    for f, k in zip(features.split(12), keys.split(12), strict=True):
+    for f, k in zip(features.split(12), ids.split(12), strict=True):
         expected = torch.tensor(slow.step(f, k), dtype=torch.float64)
         close(fast.step(f, k).score.double(), expected, 2e-5)
     if settings.in_score != "near_only":
@@ -811,17 +811,17 @@ def test_ants_brute_force(ants_stream, options):
 
 
 def test_ants_state(ants_stream):
-    space, features, keys = ants_stream
+    space, features, ids = ants_stream
     settings = ANTSSettings(group_length=6, round_size=25, frequent=3)
     detector = ANTS(settings).fit(space)
-    whole = run(detector, features, keys, 12)
+    whole = run(detector, features, ids, 12)
     detector.reset()
-    assert torch.equal(run(detector, features, keys, 12), whole)
+    assert torch.equal(run(detector, features, ids, 12), whole)
     first = ANTS(settings).fit(space)
-    run(first, features[:132], keys[:132], 12)
+    run(first, features[:132], ids[:132], 12)
     second = ANTS(settings).fit(space)
     second.load_state_dict(first.state_dict())
-    close(run(second, features[132:], keys[132:], 12), whole[132:])
+    close(run(second, features[132:], ids[132:], 12), whole[132:])
     for name, value in detector.state_dict().items():
         close(second.state_dict()[name].double(), value.double())
     with pytest.raises(DetectorError, match="lacks"):
@@ -832,33 +832,33 @@ def test_ants_state(ants_stream):
 
 
 def test_ants_depends_on_batches_and_beats_its_start(ants_stream):
-    space, features, keys = ants_stream
+    space, features, ids = ants_stream
     settings = ANTSSettings(group_length=6, round_size=25, in_score="far_only")
-    scores = [run(ANTS(settings).fit(space), features, keys, size) for size in (12, 40)]
+    scores = [run(ANTS(settings).fit(space), features, ids, size) for size in (12, 40)]
     assert (scores[0] - scores[1]).abs().max() > 1e-3
     # The caption of an OOD image names it, so the second half is told apart well.
-    truth = (keys < 600).numpy()
+    truth = (ids < 600).numpy()
     assert roc_auc_score(truth[120:], scores[0][120:].numpy()) > 0.9
     nobody = ANTS(replace(settings, rounds=0)).fit(space)
     plain = NegLabel(NegLabelSettings(groups=6)).fit(space).step(features).score
-    close(run(nobody, features, keys, 12), plain)
+    close(run(nobody, features, ids, 12), plain)
 
 
 def test_ants_of_one_distribution_is_chance(ants_stream):
-    space, _, keys = ants_stream
+    space, _, ids = ants_stream
     both = torch.cat([blob(space.labels, 8, 120), blob(space.labels, 9, 120)])
     order = torch.randperm(240, generator=torch.Generator().manual_seed(3))
     settings = ANTSSettings(group_length=6, round_size=25)
-    score = run(ANTS(settings).fit(space), both[order], keys, 12)
+    score = run(ANTS(settings).fit(space), both[order], ids, 12)
     assert abs(roc_auc_score((order < 120).numpy(), score.numpy()) - 0.5) < 0.1
 
 
 def test_ants_refuses_without_a_trace(ants_stream):
-    space, features, keys = ants_stream
+    space, features, ids = ants_stream
     detector = ANTS(ANTSSettings(group_length=6)).fit(space)
     before = detector.state_dict()
     with pytest.raises(DetectorError, match="images have no line"):
-        detector.step(features[:40], keys[:40] + 1)
+        detector.step(features[:40], ids[:40] + 1)
     for name, value in detector.state_dict().items():
         assert torch.equal(value, before[name])
 

@@ -31,7 +31,7 @@ def test_bank_round_trip_and_refusals():
     bank.offer(torch.eye(2), torch.tensor([1.0, 2.0]), torch.tensor([5, 6]))
     other = NegativeBank(3, 2)
     other.load_state_dict(bank.state_dict())
-    assert torch.equal(other.features, bank.features) and other.keys.tolist() == [6, 5]
+    assert torch.equal(other.features, bank.features) and other.ids.tolist() == [6, 5]
     with pytest.raises(ValueError, match="size 2, this model's are 3"):
         NegativeBank(3, 3).load_state_dict(bank.state_dict())
     with pytest.raises(ValueError, match="holds 2 embeddings, bank_capacity is 1"):

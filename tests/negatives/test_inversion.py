@@ -26,18 +26,18 @@ def test_steps_equal_full_length_steps():
 def test_inversion_depends_on_neither_batch_nor_order_nor_chunk(precision, monkeypatch):
     backbone = random_clip(precision)
     h = F.normalize(torch.randn(11, 32, generator=torch.Generator().manual_seed(0)), dim=-1)
-    keys = torch.arange(11) + 40
+    ids = torch.arange(11) + 40
     prompts = backbone.pseudo_prompts(TEMPLATES, 1)
     steps = 3 if precision == "fp32" else 1  # AdamW's first steps amplify rounding
     tolerance = 2e-4 if precision == "fp32" else 5e-2
     live = LiveInverter(prompts, len(TEMPLATES), steps=steps, seed=2)
-    whole = live(h, keys)
+    whole = live(h, ids)
     order = torch.randperm(11, generator=torch.Generator().manual_seed(3))
     shuffled = torch.empty_like(whole)
-    shuffled[order] = live(h[order], keys[order])
-    alone = torch.cat([live(h[i : i + 1], keys[i : i + 1]) for i in range(11)])
+    shuffled[order] = live(h[order], ids[order])
+    alone = torch.cat([live(h[i : i + 1], ids[i : i + 1]) for i in range(11)])
     monkeypatch.setattr(inversion, "CHUNK_BYTES", 3 * prompts.bytes_per_image)
-    chunked = live(h, keys)
+    chunked = live(h, ids)
     for other in (shuffled, alone, chunked):
         torch.testing.assert_close(whole, other, atol=tolerance, rtol=0)
 
