@@ -113,7 +113,7 @@ class Lists:
         return sorted((s for s in kept if label(s) not in self.names), key=frequency)
 
     def fine(self) -> list[str]:
-        """Other members of the classes' own types: what stands under a class's hypernym."""
+        """Other members of the classes' own types: what is under a class's hypernym."""
         return take(round_robin(self.sisters(c) for c in self.classes), LIMIT)
 
     def sisters(self, synset) -> list:

@@ -26,8 +26,9 @@ def shown(value: object, limit: int = 80) -> str:
 
 
 def first_line(error: BaseException, limit: int = 160) -> str:
-    """What another library's error says, for a message of ours: its first line that tells
-    something, shortened between words; the error's class where it says nothing.
+    """First informative line of another library's error, shortened between words.
+
+    The name of the error's class where its text is empty.
     """
     plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # torch writes in bold
     lines = (line.strip() for line in plain.splitlines())

@@ -1,1 +1,1 @@
-"""The frozen vision-language model: backbones, text tower, prompts, class names."""
+"""The frozen vision-language model: backbones and their loaders, text tower, prompts, files."""

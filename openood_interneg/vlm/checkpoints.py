@@ -21,8 +21,8 @@ from openood_interneg.vlm.text_files import read_json
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 MAX_CONTEXT = 4096  # positions of a text; the attention mask grows with the square
 
-# What the shapes of the weights tell; a configuration may repeat it, and no more.
-_TOLD_BY_WEIGHTS = (
+# Read off the shapes of the weights; a configuration may repeat these values but not change them.
+_SIZES_OF_WEIGHTS = (
     *("layers", "width", "patch_size", "image_size"),
     *("context_length", "vocab_size"),
 )
@@ -57,7 +57,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def read_config(path: Path) -> tuple[dict[str, Any], str]:
-    """What a JSON file beside a checkpoint says of the model, and the name of that file.
+    """The model configuration in a JSON file beside a checkpoint, and the name of that file.
 
     It is the file of the checkpoint's own stem, or else `open_clip_config.json` in its folder.
 
@@ -91,8 +91,8 @@ def read_config(path: Path) -> tuple[dict[str, Any], str]:
 def load_checkpoint(path: Path) -> tuple[nn.Module, Preprocess]:
     """A CLIP with the weights of a file in OpenAI's layout, and its preprocessing.
 
-    A JSON file beside it (see `read_config`) may give what weights cannot tell: `quick_gelu`,
-    flags and numbers of heads in open_clip's `vision_cfg` and `text_cfg`, `preprocess`, or
+    A JSON file beside it (see `read_config`) may give what the weights do not contain:
+    `quick_gelu`, flags and numbers of heads in open_clip's `vision_cfg` and `text_cfg`, `preprocess`, or
     OpenAI's `transformer_heads`. Everything else is read off the weights' shapes. Without such a
     file the activation is OpenAI's quick GELU, with a warning where the weights are not
     recognisably OpenAI's.
@@ -149,7 +149,7 @@ def load_checkpoint(path: Path) -> tuple[nn.Module, Preprocess]:
             _compare(build(), state)
         model = build()
         model.load_state_dict(state)
-    except Exception as error:  # whatever a configuration may upset in open_clip
+    except Exception as error:  # open_clip raises many kinds on a bad configuration
         raise _unfit(path, error) from error
     return model, preprocess
 
@@ -206,7 +206,7 @@ def _merged(
                 "something to load. Name the architecture instead: load_backbone(NAME, "
                 "pretrained=FILE)"
             )
-        if key in _TOLD_BY_WEIGHTS and key in sizes:
+        if key in _SIZES_OF_WEIGHTS and key in sizes:
             told = sizes[key]
             if (_flat(value) != _flat(told)) or isinstance(value, bool):
                 raise CheckpointError(

@@ -42,8 +42,9 @@ def load_backbone(
             object or a checkpoint CLIP's, which is refused where the vocabulary is another.
 
     The activation is the one that the weights were trained with: a tag's as open_clip has it,
-    QuickGELU for the paper's five names with OpenAI's weights or a file, whatever a JSON file
-    beside a weights file says (see `checkpoints.read_config`); where nothing tells, a warning.
+    QuickGELU for the paper's five names with OpenAI's weights or a file. A JSON file beside a
+    weights file takes precedence (see `checkpoints.read_config`). Where neither is given, a
+    warning says which activation is used.
 
     Raises:
         SettingsError: a device that is not there.

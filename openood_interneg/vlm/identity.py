@@ -20,7 +20,7 @@ _WITHOUT_EFFECT = {"training", "grad_checkpointing", "preprocess_cfg", "output_d
 def model_digest(model: nn.Module, tokenizer: Callable[[Sequence[str]], Tensor]) -> str:
     """Hex digest of weights, architecture and tokenizer: the model's part of every cache key.
 
-    The architecture is taken as it stands, whatever the model was built from: of every submodule
+    The architecture is read from the model object, however it was built: of every submodule
     its class and all its plain attributes (number of heads, activation, stride, epsilon, pooling,
     context length, image size, end-of-text rule, ...), and all parameters and buffers, those that
     no checkpoint holds (attention masks) included. The tokenizer is taken by what it does to a

@@ -1,4 +1,4 @@
-"""What happens to an image before the image tower sees it."""
+"""Preprocessing of images for the image tower."""
 
 from __future__ import annotations
 

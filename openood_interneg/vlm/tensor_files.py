@@ -1,7 +1,7 @@
-"""The only reader of tensor files that strangers wrote: checkpoints of models and prompts.
+"""The only reader of untrusted tensor files: checkpoints of models and prompts.
 
-Nothing in such a file is executed, it names no other place to load from, and what is small on the
-disk is small in memory.
+Nothing in a file is executed, no other file is loaded because of it, and a small file cannot
+unfold to a large amount of memory.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from openood_interneg.settings import InternegError, first_line
 
 _SPARE = 2**20  # bytes of names and structure around the tensors
-_TIED = 8  # a tensor may stand under several names, but not under thousands
+_TIED = 8  # a tensor may have several names, but not thousands
 
 
 def read_tensors(path: Path, error: type[InternegError]) -> dict[str, Tensor]:
@@ -100,7 +100,7 @@ def check_tensor_file(path: Path, error: type[InternegError]) -> int:
 
 
 def _real_bytes(name: str, tensor: Tensor, path: Path, error: type[InternegError]) -> int:
-    """Bytes of a plain tensor whose every value stands in the file."""
+    """Bytes of a plain tensor, all of whose values are in the file."""
     plain = tensor.layout is torch.strided and tensor.device.type == "cpu"
     if not plain or tensor.is_quantized:
         raise error(f"{path}: '{name}' is sparse, quantised or without values; save it dense")

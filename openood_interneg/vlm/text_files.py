@@ -1,4 +1,4 @@
-"""The only readers of text, YAML and JSON files that people or strangers wrote.
+"""The only readers of text, YAML and JSON files, trusted or not.
 
 A file is read whole, after it was found to be a regular file of a bounded size; nothing in it
 executes code, and what it expands to in memory is bounded as well.
@@ -87,7 +87,7 @@ def read_text(path: Path, error: type[InternegError], *, limit: int = MAX_BYTES)
 
 
 def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
-    """Yield (line number from 1, stripped line) for every line that is not a ``#`` comment."""
+    """Yields (line number from 1, stripped line) for every line that is not a ``#`` comment."""
     for number, line in enumerate(io.StringIO(text, newline=None), start=1):
         line = line.strip()
         if not line.startswith("#"):
@@ -98,7 +98,7 @@ def read_yaml(path: Path, error: type[InternegError]) -> dict[str, Any]:
     """Mapping in a YAML file; empty for an empty file.
 
     Raises:
-        error: as `read_text`; no valid YAML, not a mapping, a key that stands twice, aliases that
+        error: as `read_text`; no valid YAML, not a mapping, a duplicate key, aliases that
             expand to a huge document, brackets nested too deeply.
     """
     return parse_yaml(read_text(path, error, limit=16 * 2**20), str(path), error)
@@ -136,7 +136,7 @@ def parse_yaml_value(text: str, source: str, error: type[InternegError]) -> Any:
 
 
 def text_value(value: Any, what: str, error: type[InternegError]) -> str:
-    """A name or a path out of YAML, which is a text there and not what YAML made of one.
+    """Checks that a name or a path from a YAML file is a string, not what YAML made of it.
 
     Args:
         value: as the file gave it.
@@ -178,7 +178,7 @@ def read_json(path: Path, error: type[InternegError]) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader; a key that stands twice is an error, not silently the last one."""
+    """PyYAML's safe loader; a duplicate key is an error, where PyYAML keeps the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()

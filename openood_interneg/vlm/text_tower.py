@@ -3,7 +3,7 @@
 The text tower of CLIP is causal and only its end-of-text position is read. So
 
 * positions after the end-of-text token are never computed (truncation);
-* what stands before the first position that varies is computed once, and its keys and values
+* the positions before the first one that varies are computed once, and their keys and values
   are kept per layer (prefix cache);
 * in the last layer only the end-of-text position asks a query;
 * the weights are frozen, so the backward pass is written out for the positions alone
@@ -113,7 +113,7 @@ class CausalTextTower:
             y = self._norm_1(block, x)
             if number + 1 < len(self.blocks):
                 q, k, v = self._heads(block, F.linear(y, *block.qkv))
-            else:  # nobody reads the other positions any more
+            else:  # the other positions are not read any more
                 weight, offset = block.qkv
                 kv = F.linear(y, weight[self.width :], offset[self.width :])
                 k, v = self._heads(block, kv)

@@ -1,4 +1,4 @@
-"""Whether a tokenizer is the model's own: a wrong one gives other texts, without a word."""
+"""Checks that a tokenizer is the model's own: a wrong one gives wrong features without an error."""
 
 from __future__ import annotations
 

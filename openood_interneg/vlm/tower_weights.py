@@ -1,4 +1,4 @@
-"""What is read of a model's text tower, and whether it is one whose shortcuts are exact."""
+"""Reads a text tower's weights; checks that the shortcuts of `text_tower` are exact for it."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 A learned prompt is a row of context vectors that stand where words would: "[v1] ... [vn] cat."
 They are evaluated by the text tower of the backbone with those vectors in place of tokens, as the
 inversion does with its pseudo-tokens. The backbone must be the one that they were trained with;
-a tower of another width is refused, another model of the same width cannot be told.
+a tower of another width is refused, but another model of the same width is not recognised.
 
 Checkpoints are safetensors files, or files of plain tensors that torch reads with
 `weights_only=True`: nothing in them is executed. Nested dictionaries are read as dotted names

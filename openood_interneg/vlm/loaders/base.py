@@ -1,4 +1,4 @@
-"""What a family of models tells the factory, and the registry of families."""
+"""The interface of a family of models, and the registry of families."""
 
 from __future__ import annotations
 

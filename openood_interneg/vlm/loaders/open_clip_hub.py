@@ -1,4 +1,4 @@
-"""What open_clip fetches by name: whether it is harmless, and what is said when it fails."""
+"""Checks on what open_clip downloads by name, and the messages when a download fails."""
 
 from __future__ import annotations
 

@@ -161,7 +161,7 @@ def _from_file(file: Path, architecture: str, text: str) -> tuple[nn.Module, Pre
             require_pretrained=True,
             **options,
         )
-    except Exception as error:  # names, shapes, and whatever else open_clip stumbles over
+    except Exception as error:  # open_clip raises many kinds on names and shapes that do not fit
         said = " ".join(str(error).split())
         raise CheckpointError(
             f"the weights in {file} do not fit open_clip's {architecture}: "
