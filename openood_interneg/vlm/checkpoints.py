@@ -92,10 +92,10 @@ def load_checkpoint(path: Path) -> tuple[nn.Module, Preprocess]:
     """A CLIP with the weights of a file in OpenAI's layout, and its preprocessing.
 
     A JSON file beside it (see `read_config`) may give what the weights do not contain:
-    `quick_gelu`, flags and numbers of heads in open_clip's `vision_cfg` and `text_cfg`, `preprocess`, or
-    OpenAI's `transformer_heads`. Everything else is read off the weights' shapes. Without such a
-    file the activation is OpenAI's quick GELU, with a warning where the weights are not
-    recognisably OpenAI's.
+    `quick_gelu`, flags and numbers of heads in open_clip's `vision_cfg` and `text_cfg`,
+    `preprocess`, or OpenAI's `transformer_heads`. Everything else is read off the weights' shapes.
+    Without such a file the activation is OpenAI's quick GELU, with a warning where the weights are
+    not recognisably OpenAI's.
 
     Raises:
         CheckpointError: as `read_state_dict`, where names or shapes do not fit a CLIP, where the
