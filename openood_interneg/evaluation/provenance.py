@@ -19,7 +19,7 @@ from openood_interneg.data.store import digest
 from openood_interneg.detectors.method import Method
 from openood_interneg.evaluation.evaluate import Evaluation
 from openood_interneg.negatives.corpus import Corpus, load_corpus
-from openood_interneg.settings import TextSpaceSettings, as_mapping
+from openood_interneg.settings import MethodSettings, TextSpaceSettings, as_mapping
 
 FPR = "FPR@95: OOD is positive (OpenOOD's); FPR@95(ID+): ID is positive"
 
@@ -118,7 +118,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 def run_record(
     evaluation: Evaluation,
-    plans: Sequence[tuple[Method, TextSpaceSettings]],
+    plans: Sequence[tuple[Method, MethodSettings]],
     seeds: Sequence[int],
     protocol: str,
     batch_size: int,
@@ -128,27 +128,37 @@ def run_record(
     """What a run of `interneg eval` was, for run.json.
 
     Args:
-        plans: methods with their settings. bench: as it was given. limit: images per set, or None.
+        evaluation: after the run.
+        plans: methods with their settings.
+        seeds: of the run.
+        protocol: of the run.
+        batch_size: images per step.
+        bench: as it was given.
+        limit: largest number of images per set, or None.
     """
     clip, benchmark = evaluation.backbone, evaluation.benchmark
     return {
         "benchmark": {"source": str(bench), "limit": limit} | describe_benchmark(benchmark),
-        "backbone": {
-            "name": clip.name,
-            "weights": clip.digest,
-            "precision": clip.precision,
-            "preprocess": evaluation.encoder.preprocess.key(),
-        },
+        "backbone": {"name": clip.name} | describe_backbone(evaluation),
         "protocol": protocol,
         "seeds": list(seeds),
         "batch_size": batch_size,
         "fpr": FPR,
         "settings": {method.name: as_mapping(chosen) for method, chosen in plans},
         "corpora": {
-            method.name: describe_corpus(chosen.corpus)
+            method.name: describe_corpus(source)
             for method, chosen in plans
-            if "negatives" in method.needs and chosen.negatives != "none"
+            if (source := _corpus_of(method, chosen)) is not None
         },
         "images": {images.name: images.digest for images in (benchmark.test, *benchmark.ood)},
         "seconds": dict(evaluation.results.seconds),
     } | environment(clip.device)
+
+
+def _corpus_of(method: Method, settings: MethodSettings) -> str | None:
+    """Where a method's negative texts come from; None where it has none."""
+    if "negatives" not in method.needs:
+        return None
+    if isinstance(settings, TextSpaceSettings) and settings.negatives == "none":
+        return None
+    return getattr(settings, "corpus", None)

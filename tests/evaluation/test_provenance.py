@@ -30,17 +30,16 @@ def test_a_run_remembers_its_commit_and_its_corpus(tmp_path, monkeypatch):
     words.write_text("stone\nriver\n")
     evaluation = Evaluation(small_benchmark(tmp_path), load_backbone("miniature"))
     plans = [
-        (method, method.make_settings({"corpus": str(words)} if name == "neglabel" else {}))
-        for name in ("mcm", "neglabel")
+        (method, method.make_settings({"corpus": str(words)} if name != "mcm" else {}))
+        for name in ("mcm", "neglabel", "clipscope")
         for method in [get_method(name)]
     ]
     monkeypatch.setattr(provenance, "git_commit", lambda: "0123abc")
     record = run_record(evaluation, plans, [0], "mixed", 256, "mine.yml", None)
     assert record["git_commit"] == "0123abc"
     expected = load_corpus(str(words))
-    assert record["corpora"] == {
-        "neglabel": {"name": "words.txt", "words": 2, "digest": expected.digest}
-    }
+    described = {"name": "words.txt", "words": 2, "digest": expected.digest}
+    assert record["corpora"] == {"neglabel": described, "clipscope": described}
     assert record["benchmark"]["lists"]["other"]["images"] == 1
     assert record["versions"]["torch"] and record["device"]
 

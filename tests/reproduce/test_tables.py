@@ -1,15 +1,15 @@
-"""Two figures are called FPR@95: every published one says which it is, in data and in tables."""
+"""Tables: ours beside the published figures, with the convention of each FPR@95."""
 
 import csv
 import io
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from openood_interneg.data.store import Store
 from openood_interneg.reproduce.experiment_files import (
-    experiments_root,
     list_experiments,
     load_experiment,
 )
@@ -21,11 +21,6 @@ from openood_interneg.reproduce.run import Reproduction
 from openood_interneg.reproduce.sections import Section
 from openood_interneg.reproduce.tables import build_table
 from openood_interneg.reproduce.write import csv_text
-from openood_interneg.settings import SettingsError
-
-
-def block(name: str = "table1"):
-    return yaml.safe_load((experiments_root() / f"{name}.yml").read_text(encoding="utf-8"))
 
 
 def nothing_run(name: str, folder: Path) -> Section:
@@ -47,19 +42,7 @@ def test_every_published_rate_says_its_positive_class(name):
             assert plain["published_convention"] == ""
 
 
-@pytest.mark.parametrize("fpr", [None, "openood"])
-def test_a_published_rate_without_its_positive_class_is_refused(tmp_path, fpr):
-    own = block("table3")
-    for row in own["published"]:
-        row.pop("fpr")
-        row |= {"fpr": fpr} if fpr else {}
-    path = tmp_path / "mine.yml"
-    path.write_text(yaml.safe_dump(own), encoding="utf-8")
-    with pytest.raises(SettingsError, match="fpr: ood or fpr: id"):
-        load_experiment(path)
-
-
-def test_a_row_published_twice_keeps_the_convention_of_each_figure(tmp_path):
+def test_a_row_published_twice_keeps_the_convention_of_each_figure(tmp_path, block):
     """The last block of a row decided for all of its columns."""
     own = block("table3")
     head = {"source": "Table 3", "columns": ["Average"]}
@@ -99,43 +82,33 @@ def test_tables_show_the_convention_even_where_nothing_was_run(tmp_path):
     assert rows["InterNeg", "AUROC"] == ""
 
 
-# ---- files and parts of experiments ----------------------------------------------------------
+def test_differences_use_the_published_convention(everything):
+    _, _, results = everything
+    table = build_table(load_experiment("table1"), results["table1"])
+    value = table.at(("MCM",), "Average", "FPR@95")
+    cells = [c for c in results["table1"]["cells"] if c["method"] == "MCM"]
+    other = np.mean([values["FPR@95(ID+)"] for values in cells[0]["sets"].values()])
+    assert value.difference == pytest.approx(other - 43.93)
+    own = table.at(("InterNeg",), "Average", "FPR@95")
+    assert own.difference == pytest.approx(own.mean - 14.04) and own.other is None
 
 
-@pytest.mark.parametrize(
-    "content, message",
-    [
-        ("title: a\ntitle: b\n", "'title' stands twice"),
-        ("- 1\n", "must map names to values"),
-        ("title: [", "not valid YAML"),
-        ("title: x\nmethods: 3\nparts: 4\n", "not an experiment"),
-        ("", "no key 'parts'"),
-    ],
-)
-def test_a_faulty_experiment_file_is_named(tmp_path, content, message):
-    path = tmp_path / "mine.yml"
-    path.write_text(content, encoding="utf-8")
-    with pytest.raises(SettingsError, match=message) as caught:
-        load_experiment(path)
-    assert "mine.yml" in str(caught.value)
-
-
-def test_an_experiment_with_an_alias_bomb_is_refused(tmp_path):
-    lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1]"]
-    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 10)]
-    path = tmp_path / "mine.yml"
-    path.write_text("\n".join(lines), encoding="utf-8")
-    with pytest.raises(SettingsError, match="expands to more"):
-        load_experiment(path)
-
-
-def test_an_experiment_saved_with_a_byte_order_mark_is_read(tmp_path):
-    path = tmp_path / "mine.yml"
-    path.write_bytes(b"\xef\xbb\xbf" + (experiments_root() / "table3.yml").read_bytes())
-    assert load_experiment(path).title == load_experiment("table3").title
-
-
-def test_a_part_of_a_single_set_is_run_on_the_papers_data_alone():
-    experiment = load_experiment("figure3")
-    assert [part.name for part in experiment.parts_for(None)] == ["SUN", "Average"]
-    assert [part.name for part in experiment.parts_for("realbench10")] == ["Average"]
+def test_only_methods_are_rivals():
+    """Near and far OOD of one method are not ranked against each other; seeds stand in order."""
+    experiment = load_experiment("table9")
+    cells = [
+        {"part": part, "seed": seed, "method": "InterNeg", "sets": {"a": {"AUROC": 90.0 + seed}}}
+        for part in ("Four-OOD", "Near-OOD")
+        for seed in (0, 1, 10)
+    ]
+    table = build_table(experiment, {"cells": cells, "substitute": "miniature"})
+    assert table.columns[:5] == ["0", "1", "10", "Mean", "Std"]
+    assert not any(value.rank or value.published_rank for value in table.values.values())
+    experiment = load_experiment("table1")
+    cells = [
+        {"part": "Average", "seed": 0, "method": name, "sets": {"a": {"AUROC": score}}}
+        for name, score in (("MCM", 80.0), ("CSP", 90.0), ("InterNeg", 85.0))
+    ]
+    table = build_table(experiment, {"cells": cells, "substitute": "miniature"})
+    ranks = {row[0]: table.at(row, "Average", "AUROC").rank for row in table.rows}
+    assert (ranks["CSP"], ranks["InterNeg"], ranks["MCM"]) == (1, 2, 0)
