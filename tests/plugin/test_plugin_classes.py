@@ -38,11 +38,6 @@ def loaders(**datasets):
     return {split: DataLoader(dataset) for split, dataset in datasets.items()}
 
 
-@pytest.fixture(scope="module")
-def net():
-    return ClipZeroShot.load("miniature", ID_KINDS)
-
-
 def test_a_network_with_the_names_of_another_benchmark_is_refused(net):
     made = MCMPostprocessor()
     with pytest.raises(ClassesError, match="'star' for the network and 'airplane' in") as error:
@@ -134,7 +129,7 @@ def test_images_normalised_for_another_network_are_said(net, tmp_path):
         MCMPostprocessor(cache_dir=tmp_path).setup(net, loaders(test=data))
 
 
-def test_following_is_public():
+def test_redirect_cuda_is_public():
     from openood_interneg.plugin import redirect_cuda
 
     with redirect_cuda("cpu"):

@@ -1,4 +1,4 @@
-"""Network and postprocessors over plain loaders, with or without OpenOOD."""
+"""Postprocessors over plain loaders, with or without OpenOOD."""
 
 import copy
 import pickle
@@ -8,20 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from drawn_images import Images, loader
 from openood_standin import WORDS
-from torch import nn
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
 
 from openood_interneg.data.encode import encode_pixels
 from openood_interneg.data.store import Store
-from openood_interneg.demo.world import FAR_KINDS, ID_KINDS, draw, image_rng
+from openood_interneg.demo.world import ID_KINDS
 from openood_interneg.detectors.registry import get_method, list_methods
 from openood_interneg.evaluation.protocols import run_mixed, stream
 from openood_interneg.negatives.space_builder import TextSpaceBuilder
 from openood_interneg.negatives.stored_inversion import live_inverter
-from openood_interneg.plugin.device import redirect_cuda
-from openood_interneg.plugin.loaders import LoaderError, LoaderImages, dataset_labels, keys_of
-from openood_interneg.plugin.network import ClipZeroShot, NetworkError, as_clip
+from openood_interneg.plugin.loaders import LoaderError, LoaderImages, keys_of
+from openood_interneg.plugin.network import ClipZeroShot
 from openood_interneg.plugin.postprocessors import (
     InterNegNegativesOnlyPostprocessor,
     InterNegPostprocessor,
@@ -33,33 +31,6 @@ from openood_interneg.plugin.postprocessors import (
 from openood_interneg.plugin.streams import MixedStreams, evaluate
 from openood_interneg.settings import SettingsError
 from openood_interneg.vlm.factory import load_backbone
-from openood_interneg.vlm.preprocess import Preprocess
-
-
-class Images(Dataset):
-    """Drawn images in batches of OpenOOD's form; counts what is read."""
-
-    def __init__(self, count, name, *, ood=False, seed=0):
-        self.name, self.count, self.reads = name, count, []
-        kinds = FAR_KINDS["textures"] if ood else ID_KINDS
-        self.imglist = [f"{name}/{i}.png {-1 if ood else i % 10}\n" for i in range(count)]
-        transform = Preprocess(64).transform()
-        self.images = [
-            transform(draw(kinds[i % len(kinds)], image_rng(seed, "test", i))) for i in range(count)
-        ]
-
-    def __len__(self):
-        return self.count
-
-    def __getitem__(self, index):
-        self.reads.append(index)
-        label = int(self.imglist[index].split()[1])
-        image = self.images[index].clone()
-        return {"data": image, "label": label, "image_name": f"{self.name}/{index}.png"}
-
-
-def loader(dataset, batch_size=8):
-    return DataLoader(dataset, batch_size=batch_size)
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +38,6 @@ def words(tmp_path_factory):
     path = tmp_path_factory.mktemp("words") / "words.txt"
     path.write_text("\n".join(WORDS) + "\n")
     return str(path)
-
-
-@pytest.fixture(scope="module")
-def net():
-    return ClipZeroShot.load("miniature", ID_KINDS)
 
 
 @pytest.fixture()
@@ -95,92 +61,6 @@ def ood():
     return loader(Images(16, "ood", ood=True, seed=2))
 
 
-# ---- the network -------------------------------------------------------------------------
-
-
-def test_adapter(net):
-    x = torch.randn(3, 3, 64, 64)
-    logits, feature = net(x, return_feature=True)
-    assert logits.shape == (3, 10) and feature.shape == (3, net.feature_size)
-    torch.testing.assert_close(feature.norm(dim=1), torch.ones(3))
-    weight, bias = net.get_fc()
-    assert weight.shape == (10, net.feature_size) and not bias.any() and bias.shape == (10,)
-    torch.testing.assert_close(feature @ torch.from_numpy(weight).t(), logits)
-    listed = net(x, return_feature_list=True)[1]
-    assert torch.equal(listed[0], feature)
-    assert torch.equal(net.intermediate_forward(x), feature)
-    assert torch.equal(net.get_fc_layer()(feature), logits)
-    assert net.forward_threshold(x, 0.0).shape == (3, 10)
-    assert torch.equal(net(feature), logits)  # features pass
-    assert torch.equal(net.head()(feature), net(feature)) or torch.allclose(
-        net.head()(feature), logits, rtol=1e-5
-    )
-    assert not net.training and not net.train().training
-
-
-def test_gradients_reach_the_image_and_nothing_else(net):
-    x = torch.randn(2, 3, 64, 64, requires_grad=True)
-    net(x).logsumexp(dim=1).sum().backward()
-    assert x.grad.abs().sum() > 0
-    assert all(p.grad is None for p in net.parameters())
-
-
-def test_forms_of_clip(net):
-    class Zeroshot(nn.Module):  # the shape of OpenOOD's own class
-        def __init__(self, model, weights):
-            super().__init__()
-            self.model, self.zeroshot_weights = model, weights
-
-    model = net.clip.model
-    labels = net.fc.weight.detach() / net.logit_scale
-    x = torch.randn(4, 3, 64, 64)
-    wrapped = ClipZeroShot.wrap(Zeroshot(model, labels.t()), ID_KINDS)
-    torch.testing.assert_close(wrapped(x), net(x))
-    torch.testing.assert_close(ClipZeroShot.wrap(model, ID_KINDS)(x), net(x))
-    assert as_clip(nn.DataParallel(net)) is net
-    bare = Zeroshot(model, labels.t())
-    with pytest.raises(NetworkError, match=r"ClipZeroShot\.wrap"):
-        as_clip(bare)
-    assert as_clip(bare, ID_KINDS) is as_clip(bare)
-    with pytest.raises(NetworkError, match="no text tower"):
-        as_clip(nn.Linear(2, 2))
-    with pytest.raises(NetworkError, match="class names"):
-        ClipZeroShot(net.clip, ID_KINDS[:3], labels=labels)
-
-
-def test_following_means_the_given_device():
-    cpu = torch.device("cpu")
-    with redirect_cuda(cpu):
-        assert torch.ones(2).cuda().device == cpu
-        assert torch.ones(2, device="cuda").device == cpu
-        assert torch.ones(2).to("cuda:0").device == cpu
-        assert nn.Linear(2, 2).cuda().weight.device == cpu
-    if not torch.cuda.is_available():
-        with pytest.raises((RuntimeError, AssertionError)):
-            torch.ones(2).cuda()
-
-
-# ---- loaders -----------------------------------------------------------------------------
-
-
-def test_labels_without_reading_images():
-    images = Images(12, "x")
-    assert dataset_labels(images).tolist() == [i % 10 for i in range(12)]
-    assert dataset_labels(Subset(images, [3, 11])).tolist() == [3, 1]
-    assert dataset_labels(ConcatDataset([images, images])).shape == (24,)
-    assert images.reads == []
-    assert dataset_labels(TensorDataset(torch.zeros(3, 1), torch.tensor([2, 0, 1]))).tolist() == [
-        2,
-        0,
-        1,
-    ]
-    plain = [(torch.zeros(3), 4), (torch.zeros(3), 5)]
-    assert dataset_labels(plain).tolist() == [4, 5]
-    targets = TensorDataset(torch.zeros(2, 1))
-    targets.targets = [1, 0]
-    assert dataset_labels(targets).tolist() == [1, 0]
-
-
 def test_only_the_chosen_images_are_read(net, options):
     images = Images(40, "train")
     made = InterNegPostprocessor(**options)
@@ -188,25 +68,6 @@ def test_only_the_chosen_images_are_read(net, options):
     assert len(set(images.reads)) == len(images.reads) == 20
     made.setup(net, {"train": loader(images)}, {})
     assert len(images.reads) == 20  # set up already
-
-
-def test_random_training_images_are_warned_of(net):
-    from torchvision import transforms
-
-    images = Images(10, "train")
-    images.preprocessor = transforms.Compose([transforms.RandomHorizontalFlip()])
-    with pytest.warns(UserWarning, match="augmented at random"):
-        LoaderImages(loader(images), net)
-
-
-def test_keys_are_names_or_places():
-    batch = {"data": torch.zeros(2, 3), "image_name": ["a", "b"]}
-    assert torch.equal(keys_of(batch, 0), keys_of(batch, 5))
-    unnamed = {"data": torch.zeros(2, 3)}
-    assert keys_of(unnamed, 0)[1] == keys_of(unnamed, 1)[0]
-
-
-# ---- settings ----------------------------------------------------------------------------
 
 
 def config(args=None, sweep=None, APS_mode=False):
@@ -271,9 +132,6 @@ def test_only_settings_of_the_text_space_mine_again(net, options, loaders, monke
     assert len(mined) == 1
     made.set_hyperparam([0.9, 7, 3])
     assert len(made.detector.space.negatives) == 3 and len(mined) == 2
-
-
-# ---- scoring -----------------------------------------------------------------------------
 
 
 def test_inference_is_the_detectors_replay(net, options, loaders):
@@ -395,6 +253,7 @@ def test_evaluate_gives_openoods_table(net, options, loaders, ood, protocol):
         evaluate(net, made, loaders, {"near": {"ood": ood}}, protocol="sorted")
 
 
+@pytest.mark.slow
 def test_views_and_patches_are_made_of_the_loaders_pixels(net, loaders, ood, tmp_path):
     made = all_postprocessors()["cover"](cache_dir=tmp_path)
     made.setup(net, loaders, {})
