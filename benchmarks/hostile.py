@@ -59,29 +59,29 @@ class Pool:
     """Features (n, D) and keys (n,) of drawn images."""
 
     features: Tensor
-    keys: Tensor
+    ids: Tensor
 
     def take(self, rng: np.random.Generator, count: int) -> Pool:
         """`count` of them by chance, with replacement where there are too few."""
-        at = torch.from_numpy(rng.choice(len(self.keys), count, replace=count > len(self.keys)))
+        at = torch.from_numpy(rng.choice(len(self.ids), count, replace=count > len(self.ids)))
         return self.at(at)
 
     def at(self, index: Tensor) -> Pool:
         """Those at an index."""
-        return Pool(self.features[index], self.keys[index])
+        return Pool(self.features[index], self.ids[index])
 
 
 def drawn(clip: Backbone, kinds, stream: str, count: int, first: int = 0) -> Pool:
     """Draws and encodes `count` images, the kinds in turn."""
-    transform, rows, keys = clip.preprocess.transform(), [], []
+    transform, rows, ids = clip.preprocess.transform(), [], []
     for begin in range(first, first + count, 64):
         pixels = []
         for i in range(begin, min(begin + 64, first + count)):
             image = draw(kinds[i % len(kinds)], image_rng(0, stream, i))
             pixels.append(transform(image))
-            keys.append(content_id(image))
+            ids.append(content_id(image))
         rows.append(clip.encode_image(torch.stack(pixels)))
-    return Pool(torch.cat(rows), torch.tensor(keys))
+    return Pool(torch.cat(rows), torch.tensor(ids))
 
 
 class TrainImages:
@@ -98,12 +98,12 @@ class TrainImages:
 
 def cat(*parts: Pool) -> Pool:
     """Pools one after the other."""
-    return Pool(torch.cat([p.features for p in parts]), torch.cat([p.keys for p in parts]))
+    return Pool(torch.cat([p.features for p in parts]), torch.cat([p.ids for p in parts]))
 
 
 def shuffled(pool: Pool, rng: np.random.Generator) -> Pool:
     """In random order."""
-    return pool.at(torch.from_numpy(rng.permutation(len(pool.keys))))
+    return pool.at(torch.from_numpy(rng.permutation(len(pool.ids))))
 
 
 class Bench:
@@ -137,15 +137,15 @@ class Bench:
 
     def known_classes(self, pool: Pool, classes: int) -> Pool:
         """The ID images of the first so many classes; pools hold the classes in turn."""
-        return pool.at((torch.arange(len(pool.keys)) % len(ID_KINDS) < classes).nonzero()[:, 0])
+        return pool.at((torch.arange(len(pool.ids)) % len(ID_KINDS) < classes).nonzero()[:, 0])
 
-    def invert(self, features: Tensor, keys: Tensor) -> Tensor:
+    def invert(self, features: Tensor, ids: Tensor) -> Tensor:
         """Inversions are a function of image and seed: every method and stream shares them."""
-        missing = [i for i, key in enumerate(keys.tolist()) if key not in self.known]
+        missing = [i for i, key in enumerate(ids.tolist()) if key not in self.known]
         if missing:
-            rows = self.inverter(features[missing], keys[missing])
-            self.known |= dict(zip(keys[missing].tolist(), rows, strict=True))
-        return torch.stack([self.known[key] for key in keys.tolist()])
+            rows = self.inverter(features[missing], ids[missing])
+            self.known |= dict(zip(ids[missing].tolist(), rows, strict=True))
+        return torch.stack([self.known[key] for key in ids.tolist()])
 
     def detector(self, name: str, classes: int = len(ID_KINDS)) -> Detector:
         """A fitted detector of one of the variants."""
@@ -164,7 +164,7 @@ def streams(bench: Bench) -> dict[str, Callable[[np.random.Generator], Pool]]:
     reference = bench.detector("no bank")
 
     def static(pool: Pool) -> Tensor:
-        return reference.step(pool.features, pool.keys).score
+        return reference.step(pool.features, pool.ids).score
 
     def mixture(rng):
         return ordinary(bench, rng, LENGTH)
@@ -176,7 +176,7 @@ def streams(bench: Bench) -> dict[str, Callable[[np.random.Generator], Pool]]:
         return shuffled(cat(bench.id_test.take(rng, LENGTH - 1), far.take(rng, 1)), rng)
 
     def repeated(rng):
-        one = bench.near.at(static(bench.near).argsort()[len(bench.near.keys) // 20][None])
+        one = bench.near.at(static(bench.near).argsort()[len(bench.near.ids) // 20][None])
         return shuffled(cat(bench.id_test.take(rng, LENGTH // 2), one.take(rng, LENGTH // 2)), rng)
 
     def at_the_gate(rng):  # near OOD whose score is just under beta
@@ -254,13 +254,13 @@ def run(bench: Bench, name: str, hostile: Pool, rng: np.random.Generator, classe
         detector.watch(calibration[::2], gamma)
     stream = cat(hostile, ordinary(bench, rng, AFTER))
     rates, sizes = [], []
-    for begin in range(0, len(stream.keys), BATCH):
+    for begin in range(0, len(stream.ids), BATCH):
         if begin % EVERY == 0:
             if name.startswith("recalibrate"):
                 gamma = threshold(scores_now(detector, calibration))
             rates.append(float((scores_now(detector, probe) < gamma).float().mean()))
         part = slice(begin, begin + BATCH)
-        detector.step(stream.features[part], stream.keys[part])
+        detector.step(stream.features[part], stream.ids[part])
         sizes.append(len(detector.bank) if isinstance(detector, ProtectedInterNeg) else -1)
     rates.append(float((scores_now(detector, probe) < gamma).float().mean()))
     caught = cat(

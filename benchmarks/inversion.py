@@ -105,10 +105,10 @@ def measure(name: str, precision: str, device: torch.device, repeats: int) -> li
         slow = {}
         for batch in (1, 32, 256):
             features = random_features(batch, backbone.embed_dim, device)
-            keys = torch.arange(batch)
-            variants = {"ours": partial(live, features, keys)}
+            ids = torch.arange(batch)
+            variants = {"ours": partial(live, features, ids)}
             if batch <= CHUNK:
-                drawn = random_start(keys, 0, 1, backbone.text_tower.width, len(templates), 1)
+                drawn = random_start(ids, 0, 1, backbone.text_tower.width, len(templates), 1)
                 variants["full length"] = partial(plain.run, features, *drawn)
             times = medians(variants, repeats)
             if batch <= CHUNK:

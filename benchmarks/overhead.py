@@ -50,7 +50,7 @@ class Stream:
         )
         live = LiveInverter(backbone.pseudo_prompts(templates, 1), len(templates))
         self.detector = InterNeg(InterNegSettings(bank_capacity=CAPACITY), live).fit(space)
-        self.keys = torch.arange(BATCH)
+        self.ids = torch.arange(BATCH)
         self.state = self.detector.state_dict() | {
             "bank.features": self.unit[-CAPACITY:],
             "bank.deviation": torch.linspace(1, -1e9, CAPACITY, device=device),
@@ -65,7 +65,7 @@ class Stream:
     def step(self, features: torch.Tensor, gated: int) -> None:
         """One batch from the same full bank."""
         self.detector.load_state_dict(self.state)
-        self.detector.step(features, self.keys)
+        self.detector.step(features, self.ids)
         assert self.detector.inverted == gated, f"{self.detector.inverted} gated, not {gated}"
 
 

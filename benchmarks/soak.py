@@ -52,8 +52,8 @@ def main() -> None:
     size = centres.shape[1]
     turn = torch.linalg.qr(torch.randn(size, size, generator=torch.Generator().manual_seed(1)))[0]
 
-    def rotated(features: Tensor, keys: Tensor) -> Tensor:
-        noise = torch.randn(features.shape, generator=torch.Generator().manual_seed(int(keys[0])))
+    def rotated(features: Tensor, ids: Tensor) -> Tensor:
+        noise = torch.randn(features.shape, generator=torch.Generator().manual_seed(int(ids[0])))
         return F.normalize(features @ turn + 0.02 * noise, dim=-1)
 
     detector._detector.inverter = rotated
@@ -62,8 +62,8 @@ def main() -> None:
         generator = torch.Generator().manual_seed(number)
         at = torch.randint(len(centres), (options.batch_size,), generator=generator)
         noise = torch.randn(options.batch_size, size, generator=generator) / size**0.5
-        keys = torch.arange(options.batch_size) + number * options.batch_size
-        return F.normalize(centres[at] + 0.4 * noise, dim=-1), keys
+        ids = torch.arange(options.batch_size) + number * options.batch_size
+        return F.normalize(centres[at] + 0.4 * noise, dim=-1), ids
 
     rows, number, state = [], 0, folder / "soak.safetensors"
     every = max(options.features // 10, options.batch_size)

@@ -59,17 +59,17 @@ def run(update: str, images: int, device: torch.device, sizes: tuple[int, int, i
     ).to(device)
     rotation = torch.linalg.qr(unit[-dim:])[0].to(device)
     settings = InterNegSettings(update=update, bank_capacity=capacity)
-    detector = InterNeg(settings, lambda h, keys: h @ rotation).fit(space)
+    detector = InterNeg(settings, lambda h, ids: h @ rotation).fit(space)
     drawn = Drawn(space, 0.1)
     times, sums, memory, banks = [], [], [], []
-    keys = torch.arange(BATCH)
+    ids = torch.arange(BATCH)
     batches = images // BATCH
     for tenth in range(TENTHS):
         spent = []
         for _ in range(batches * tenth // TENTHS, batches * (tenth + 1) // TENTHS):
             features = drawn.batch(BATCH).to(device)
             start = time.perf_counter()
-            detector.step(features, keys).score.sum().item()
+            detector.step(features, ids).score.sum().item()
             spent.append(time.perf_counter() - start)
         times.append(statistics.median(spent))
         sums.append(sum(spent))

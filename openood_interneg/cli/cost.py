@@ -132,12 +132,12 @@ def measure(
     classes, mined, capacity = 1000, 2000, 2000
     rows = torch.randn(classes + mined + capacity, backbone.embed_dim, generator=generator)
     unit = F.normalize(rows, dim=1).to(device)
-    gated, keys = unit[:GATED].contiguous(), torch.arange(BATCH)
-    invert = _median(lambda: live(gated, keys[:GATED])) / GATED
+    gated, ids = unit[:GATED].contiguous(), torch.arange(BATCH)
+    invert = _median(lambda: live(gated, ids[:GATED])) / GATED
     space = TextSpace(unit[:classes], 100.0, unit[classes:], unit[:classes], unit.new_ones(classes))
     detector = InterNeg(InterNegSettings(bank_capacity=0), live).fit(space)  # M + K texts
     features = unit[:BATCH].contiguous()
-    score = 2 * _median(lambda: detector.step(features, keys)) / BATCH
+    score = 2 * _median(lambda: detector.step(features, ids)) / BATCH
     weights = sum(p.numel() * p.element_size() for p in backbone.model.parameters())
     texts = 4 * backbone.embed_dim * len(unit)
     return Stages(

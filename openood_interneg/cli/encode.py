@@ -129,7 +129,7 @@ def invert_all(
     data = evaluation.feature_set(images)
     for begin in context.share(range(0, len(data), block)):
         part = slice(begin, min(begin + block, len(data)))
-        inverter(data.features[part], data.keys[part])
+        inverter(data.features[part], data.ids[part])
         inverter.flush()
         progress(f"invert {images.name}", part.stop - part.start, len(data))
     context.wait()

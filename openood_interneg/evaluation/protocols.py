@@ -38,17 +38,19 @@ class FeatureSet:
     """Features of one data set, ready to be replayed.
 
     Attributes:
-        name: of the set. features: (n, D), or (V, n, D) for methods that take views.
-        keys: (n,) int64 image keys. labels: (n,) int64, -1 for OOD.
+        name: of the set.
+        features: (n, D), or (V, n, D) for methods that take views.
+        ids: (n,) int64 image ids.
+        labels: (n,) int64, -1 for OOD.
     """
 
     name: str
     features: Tensor
-    keys: Tensor
+    ids: Tensor
     labels: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self.ids)
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ def run_mixed(
     scores = stream(
         detector,
         torch.cat([id_set.features, ood_set.features], dim=-2),
-        torch.cat([id_set.keys, ood_set.keys]),
+        torch.cat([id_set.ids, ood_set.ids]),
         batch_size,
         observers,
         mixed_order(len(id_set), len(ood_set), seed),
@@ -179,7 +181,7 @@ def run_openood(
 
     def alone(one: FeatureSet) -> tuple[np.ndarray, np.ndarray]:
         detector.reset()
-        pred, score = stream(detector, one.features, one.keys, batch_size, observers)
+        pred, score = stream(detector, one.features, one.ids, batch_size, observers)
         return pred.cpu().numpy(), score.cpu().numpy()
 
     pred, score = alone(id_set)

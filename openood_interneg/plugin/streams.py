@@ -81,7 +81,7 @@ class MixedStreams:
         id_set = FeatureSet(
             "id",
             torch.cat([part.features for part in parts], dim=-2),
-            torch.cat([part.keys for part in parts]),
+            torch.cat([part.ids for part in parts]),
             np.concatenate([part.labels for part in parts]),
         )
         ood_set = self.feature_set(name, ood_loader)

@@ -199,7 +199,7 @@ class _Clock:
 def _subset(features: FeatureSet, at: np.ndarray) -> FeatureSet:
     rows = torch.from_numpy(at)
     return FeatureSet(
-        features.name, features.features[..., rows, :], features.keys[rows], features.labels[at]
+        features.name, features.features[..., rows, :], features.ids[rows], features.labels[at]
     )
 
 

@@ -126,7 +126,7 @@ def test_models_of_one_set_of_weights_do_not_share_the_store(clip, benchmark, tm
         evaluation = Evaluation(benchmark, backbone, store)
         found = evaluation.feature_set(benchmark.test)
         inverter = evaluation.inverter(settings)
-        rows = inverter(found.features, found.keys)
+        rows = inverter(found.features, found.ids)
         inverter.flush()
         return found.features, evaluation.source.labels("a photo of a {}"), rows
 
