@@ -104,7 +104,7 @@ def test_builtins_that_cannot_be_fitted(net, sets):
     _, val, test, tin = sets.values()
     with pytest.raises(BaselineError, match="ID train images"):
         run_baseline("mds", net, None, val, test, {"tin": tin})
-    one_class = FeatureSet("one", val.features, val.keys, np.zeros(20, int))
+    one_class = FeatureSet("one", val.features, val.ids, np.zeros(20, int))
     with pytest.raises(BaselineError, match="NaN or infinity"):
         run_baseline("mds", net, one_class, val, test, {"tin": tin})
     twins = ClipZeroShot(net.clip, (*CLASSES[:9], CLASSES[0]))

@@ -87,7 +87,7 @@ def test_our_loop_gives_the_same_bits(plain, net):
     loader = plain.dataloader_dict["ood"]["near"]["tin"]
     found = plain.postprocessor.feature_set(net, loader, "tin", progress=False)
     plain.postprocessor.detector.reset()
-    _, conf = stream(plain.postprocessor.detector, found.features, found.keys, 8)
+    _, conf = stream(plain.postprocessor.detector, found.features, found.ids, 8)
     assert np.array_equal(conf.numpy(), plain.scores["ood"]["near"]["tin"][1])
     assert plain.postprocessor.detector.bank is not None
 
