@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from openood_interneg import demo
     from openood_interneg.application.detector import InterNegDetector
-    from openood_interneg.data.benchmark import Benchmark, load_benchmark
+    from openood_interneg.data.benchmark import Benchmark
+    from openood_interneg.data.benchmark_yaml import load_benchmark
     from openood_interneg.detectors.base import Detector, DetectorError, Scores
     from openood_interneg.detectors.method import Method
     from openood_interneg.detectors.registry import get_method, list_methods, register_method
@@ -71,7 +72,8 @@ __all__ = [
 # The module of every name above but `demo`, which is a module itself.
 _MODULES = {
     "application.detector": ("InterNegDetector",),
-    "data.benchmark": ("Benchmark", "load_benchmark"),
+    "data.benchmark": ("Benchmark",),
+    "data.benchmark_yaml": ("load_benchmark",),
     "detectors.base": ("Detector", "DetectorError", "Scores"),
     "detectors.method": ("Method",),
     "detectors.registry": ("get_method", "list_methods", "register_method"),

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from openood_interneg.data.benchmark import ImageList
 from openood_interneg.data.image_ids import image_ids
+from openood_interneg.data.image_lists import ImageList
 from openood_interneg.data.images import ImageError, ImageFiles
 from openood_interneg.evaluation.evaluate import Evaluation
 from openood_interneg.evaluation.protocols import FeatureSet, Run

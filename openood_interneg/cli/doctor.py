@@ -12,12 +12,9 @@ from rich.table import Table
 
 from openood_interneg.cli.arguments import DataRoot
 from openood_interneg.cli.console import console, progress_bars
-from openood_interneg.data.benchmark import (
-    check_images,
-    list_benchmarks,
-    read_benchmark,
-    read_source,
-)
+from openood_interneg.data.benchmark_files import list_benchmarks
+from openood_interneg.data.benchmark_yaml import read_spec
+from openood_interneg.data.image_lists import check_images
 from openood_interneg.data.images import read_errors
 from openood_interneg.data.store import default_root
 from openood_interneg.evaluation.provenance import versions
@@ -136,7 +133,7 @@ def _corpus(source: str) -> str:
 def _benchmark(bench: str, data_root: Path | None, quick: bool, workers: int) -> tuple[bool, str]:
     """Whether all images of a benchmark are there (and can be read), and a text that says so."""
     try:
-        benchmark = read_benchmark(*read_source(bench), data_root)
+        benchmark = read_spec(bench).read(data_root)
         train = [benchmark.train] if benchmark.train is not None else []
         sets = [*train, benchmark.test, *benchmark.csid, *benchmark.ood]
         for images in sets:

@@ -24,8 +24,8 @@ from openood_interneg.cli.console import progress_bars, say
 from openood_interneg.cli.evaluate import parse_seeds
 from openood_interneg.cli.options import INVERSION, TEXT_SPACE, plan_methods, with_settings
 from openood_interneg.cli.workspace import open_backbone, open_benchmark
-from openood_interneg.data.benchmark import ImageList
 from openood_interneg.data.encode import IMAGES_PER_SHARD
+from openood_interneg.data.image_lists import ImageList
 from openood_interneg.data.shared_store import (
     DistContext,
     SharedStore,

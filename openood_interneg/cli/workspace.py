@@ -6,7 +6,8 @@ import tempfile
 from pathlib import Path
 
 from openood_interneg.cli.console import progress_bars, say, system_error
-from openood_interneg.data.benchmark import Benchmark, load_benchmark
+from openood_interneg.data.benchmark import Benchmark
+from openood_interneg.data.benchmark_yaml import load_benchmark
 from openood_interneg.data.store import default_root
 from openood_interneg.demo.benchmark import write_benchmark
 from openood_interneg.settings import SettingsError

@@ -1,65 +1,30 @@
 """Benchmarks in OpenOOD's terms: ID training and test images, and OOD sets, near and far.
 
-A benchmark is one YAML file (or OpenOOD's pair of them) with the blocks `dataset` (train, test)
-and `ood_dataset` (nearood, farood, csid). `benchmark_files` says how such a file is read and
-`image_lists` what it points to.
+`data.benchmark_yaml` reads them from files; `data.image_lists` has their lists of images.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from openood_interneg.data.benchmark_yaml import (
-    RESERVED_SET_NAMES,
-    check_set_names,
-    configs_root,
-    data_folder,
-    declared_class_names,
-    group_sets,
-    list_benchmarks,
-    place,
-    read_source,
-    schema_errors,
-    split_paths,
-)
 from openood_interneg.data.classnames import check_class_names
 from openood_interneg.data.image_lists import (
     BenchmarkError,
     ImageList,
     check_images,
-    check_labels,
-    check_ood_labels,
-    joined,
-    read_image_list,
+    join_lists,
 )
+from openood_interneg.settings import shown
 from openood_interneg.vlm.text_files import text_value
 
-__all__ = [
-    "RESERVED_SET_NAMES",
-    "Benchmark",
-    "BenchmarkError",
-    "ImageList",
-    "check_images",
-    "check_labels",
-    "check_ood_labels",
-    "check_set_names",
-    "configs_root",
-    "data_folder",
-    "declared_class_names",
-    "group_sets",
-    "list_benchmarks",
-    "load_benchmark",
-    "place",
-    "read_benchmark",
-    "read_image_list",
-    "read_source",
-    "schema_errors",
-    "split_paths",
-]
+MAX_NAME_BYTES = 100  # of a set's name: file names are made of it
+RESERVED_SET_NAMES = (
+    *("nearood", "farood", "near mean", "far mean", "average", "mean", "std"),
+    *("id", "train", "test", "csid"),
+)
 
 
 @dataclass(frozen=True)
@@ -67,9 +32,12 @@ class Benchmark:
     """ID training and test images, and OOD sets, near and far.
 
     Attributes:
-        name: as tables print it. class_names: C names in label order.
+        name: as tables print it.
+        class_names: C names in label order.
         train: labelled ID images for the proxies, or None.
-        test: ID test images. near, far: OOD sets.
+        test: ID test images.
+        near: OOD sets close to the ID classes.
+        far: OOD sets far from them.
         csid: ID sets under covariate shift (OpenOOD's full spectrum). They are no sets of their
             own in the figures: `full_spectrum` counts them as ID.
 
@@ -108,7 +76,7 @@ class Benchmark:
                 "there is no full spectrum to evaluate"
             )
         name = f"{self.name}-fsood"
-        return replace(self, name=name, test=joined(name, (self.test, *self.csid)), csid=())
+        return replace(self, name=name, test=join_lists(name, (self.test, *self.csid)), csid=())
 
     def check(self, chosen_train: ImageList | None = None) -> None:
         """Looks for every image before any work starts.
@@ -124,102 +92,53 @@ class Benchmark:
             check_images(images)
 
 
-def load_benchmark(
-    source: str | Path,
-    data_root: str | Path | None = None,
-    *,
-    limit: int | None = None,
-    full_spectrum: bool = False,
-) -> Benchmark:
-    """Reads a benchmark.
+def check_set_names(id_names: str | Iterable[str], ood_names: Iterable[str]) -> None:
+    """Every OOD set of a benchmark has a name of its own: rows, means and files go by it.
+
+    Upper and lower case are one, as some file systems take them.
 
     Args:
-        source: a shipped name (`cifar10`, `realbench10`, ...) or a YAML file of your own.
-        data_root: what the YAML's paths are relative to, and what a leading `./data` in them
-            stands for; by default `./data`, for a file of your own the file's folder.
-        limit: at most this many images of each test and OOD set, drawn evenly from the list.
-        full_spectrum: count the covariate-shifted sets (`csid`) as ID. Without it they are left
-            out, and a warning says so.
+        id_names: the name, or names, of the ID set.
+        ood_names: names of all OOD sets, near and far.
 
     Raises:
-        BenchmarkError: unknown name, unreadable YAML, absent or malformed image list, labels
-            that do not fit the class names, no covariate-shifted set for the full spectrum.
-        ClassNameError: class names that cannot be told apart, or are no text.
+        BenchmarkError: a name that no file can have; two of one name, one named as the ID set, or
+            as something that tables print.
     """
-    config, origin = read_source(source)
-    benchmark = read_benchmark(config, origin, data_root, limit=limit, csid=full_spectrum)
-    if full_spectrum:
-        return benchmark.full_spectrum()
-    left_out = ", ".join(group_sets(config, "csid", origin))
-    if left_out:
-        warnings.warn(
-            f"the covariate-shifted sets of {origin} (csid: {left_out}) are left out: the figures "
-            "are those of the test set alone; --fsood evaluates the full spectrum",
-            stacklevel=2,
+    id_names = [id_names] if isinstance(id_names, str) else list(id_names)
+    ood_names = list(ood_names)
+    for name in (*id_names, *ood_names):
+        _check_spelling(name)
+    taken = {_plain_name(name): f"the ID set '{name}'" for name in id_names}
+    taken |= {name: f"'{name}', a name that tables and records need" for name in RESERVED_SET_NAMES}
+    for name in ood_names:
+        plain = _plain_name(name)
+        if plain in taken:
+            raise BenchmarkError(
+                f"the OOD set '{name}' has the name of {taken[plain]}; their figures could not be "
+                "told apart. Give every set a name of its own"
+            )
+        taken[plain] = f"another OOD set, '{name}'"
+
+
+def _plain_name(name: str) -> str:
+    return unicodedata.normalize("NFKC", str(name)).casefold().strip()
+
+
+def _check_spelling(name: Any) -> None:
+    """Files are named after a set, so that its name must not lead anywhere else."""
+    text_value(name, "the name of a data set", BenchmarkError)
+    wrong = None
+    if not name.isprintable():
+        wrong = "has a character that cannot be printed"
+    elif any(sign in name for sign in "/\\"):
+        wrong = "has a '/' or '\\'"
+    elif name.strip(" .") != name:
+        wrong = "begins or ends with a dot or a space"
+    elif len(name.encode()) > MAX_NAME_BYTES:
+        wrong = f"is longer than {MAX_NAME_BYTES} bytes"
+    if wrong:
+        raise BenchmarkError(
+            f"the data set's name {shown(name)} {wrong}; files are named after it, so write a "
+            "short plain name"
         )
-    return benchmark
-
-
-def read_benchmark(
-    config: Mapping[str, Any],
-    origin: Path,
-    data_root: str | Path | None = None,
-    *,
-    limit: int | None = None,
-    csid: bool = True,
-) -> Benchmark:
-    """`load_benchmark` of a YAML that was read already, with its covariate-shifted sets apart.
-
-    Args:
-        config: the YAML's blocks, and origin: its file. csid: False does without these sets, and
-            without their image lists.
-    """
-    with schema_errors(origin):
-        return _Reader(config, origin, data_root, limit).benchmark(csid)
-
-
-class _Reader:
-    def __init__(self, config: Mapping[str, Any], origin: Path, data_root, limit: int | None):
-        self.config, self.origin, self.limit = config, origin, limit
-        self.root = data_folder(origin, data_root)
-
-    def benchmark(self, with_csid: bool) -> Benchmark:
-        block = self.config.get("dataset")
-        if not block or "test" not in block:
-            raise BenchmarkError(f"{self.origin} has no 'dataset' block with a 'test' entry")
-        if "name" not in block:
-            raise BenchmarkError(f"{self.origin}: the block 'dataset' has no name")
-        name = text_value(block["name"], f"{self.origin}: dataset.name", BenchmarkError)
-        names = declared_class_names(block, self.origin)
-        # Before any image list is read: a name may be what is wrong with its path.
-        groups = {g: group_sets(self.config, g, self.origin) for g in ("nearood", "farood", "csid")}
-        if not groups["nearood"] and not groups["farood"]:
-            raise BenchmarkError(f"{self.origin} names no OOD set (ood_dataset: nearood, farood)")
-        check_set_names(name, [*groups["nearood"], *groups["farood"], *groups["csid"]])
-        train = self._images(block["train"], name, None) if "train" in block else None
-        if not with_csid:
-            groups["csid"] = {}
-        near, far, csid = (
-            tuple(self._images(part, key, self.limit) for key, part in group.items())
-            for group in groups.values()
-        )
-        benchmark = Benchmark(
-            name=name,
-            class_names=names,
-            train=train,
-            test=self._images(block["test"], name, self.limit),
-            near=near,
-            far=far,
-            csid=csid,
-        )
-        for images in (train, benchmark.test, *csid):
-            if images is not None:
-                check_labels(images, len(names))
-        for images in benchmark.ood:
-            check_ood_labels(images)
-        return benchmark
-
-    def _images(self, block: Any, name: str, limit: int | None) -> ImageList:
-        folder, file = split_paths(block, f"{self.origin}: the block of '{name}'")
-        images = read_image_list(place(file, self.root), place(folder, self.root), name)
-        return images.evenly(limit)

@@ -1,100 +1,190 @@
-"""Dataset YAML in OpenOOD's schema: where it is, what its paths are relative to, its names.
+"""The reader of benchmark files: YAML in OpenOOD's schema.
 
-What reads such a file, `interneg` or the plugin for OpenOOD, reads it through this module.
+A benchmark is one YAML file (or OpenOOD's pair of them) with the blocks `dataset` (train, val,
+test) and `ood_dataset` (val, nearood, farood, csid). `interneg eval`, the plugin for OpenOOD and
+its main.py all read such files as a `BenchmarkSpec`, under the same checks.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
-import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from openood_interneg.data.benchmark import Benchmark, check_set_names
+from openood_interneg.data.benchmark_files import data_folder, read_source, resolve_path
 from openood_interneg.data.classnames import KNOWN_CLASS_NAMES, check_class_names, class_names
-from openood_interneg.data.image_lists import BenchmarkError
-from openood_interneg.settings import shown
-from openood_interneg.vlm.text_files import read_yaml, text_value
-
-MAX_NAME_BYTES = 100  # of a set's name: file names are made of it
-RESERVED_SET_NAMES = (
-    *("nearood", "farood", "near mean", "far mean", "average", "mean", "std"),
-    *("id", "train", "test", "csid"),
+from openood_interneg.data.image_lists import (
+    BenchmarkError,
+    ImageList,
+    check_labels,
+    check_ood_labels,
+    read_image_list,
 )
+from openood_interneg.settings import shown
+from openood_interneg.vlm.text_files import text_value
+
+ID_SPLITS = ("train", "val", "test")
 OOD_GROUPS = ("nearood", "farood", "csid")
 
 
-def configs_root() -> Path:
-    """Folder of the YAML files: inside the package when installed, beside it in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    inside = package / "configs"
-    return inside if inside.is_dir() else package.parent / "configs"
+def load_benchmark(
+    source: str | Path,
+    data_root: str | Path | None = None,
+    *,
+    limit: int | None = None,
+    full_spectrum: bool = False,
+) -> Benchmark:
+    """Reads a benchmark.
+
+    Args:
+        source: a shipped name (`cifar10`, `realbench10`, ...) or a YAML file of your own.
+        data_root: what the YAML's paths are relative to, and what a leading `./data` in them
+            stands for; by default `./data`, for a file of your own the file's folder.
+        limit: at most this many images of each test and OOD set, drawn evenly from the list.
+        full_spectrum: count the covariate-shifted sets (`csid`) as ID. Without it they are left
+            out, and a warning says so.
+
+    Raises:
+        BenchmarkError: unknown name, unreadable YAML, absent or malformed image list, labels
+            that do not fit the class names, no covariate-shifted set for the full spectrum.
+        ClassNameError: class names that cannot be told apart, or are no text.
+    """
+    spec = read_spec(source)
+    benchmark = spec.read(data_root, limit=limit, csid=full_spectrum)
+    if full_spectrum:
+        return benchmark.full_spectrum()
+    left_out = ", ".join(spec.groups["csid"])
+    if left_out:
+        warnings.warn(
+            f"the covariate-shifted sets of {spec.origin} (csid: {left_out}) are left out: the "
+            "figures are those of the test set alone; --fsood evaluates the full spectrum",
+            stacklevel=2,
+        )
+    return benchmark
 
 
-def list_benchmarks() -> list[str]:
-    """Names of the benchmarks that ship with the package."""
-    return sorted(p.name for p in (configs_root() / "datasets").iterdir() if p.is_dir())
-
-
-def read_source(source: str | Path) -> tuple[dict[str, Any], Path]:
-    """The blocks of a benchmark, and the file that they stand in.
+def read_spec(source: str | Path) -> BenchmarkSpec:
+    """What a benchmark file says, without the image lists that it points to.
 
     Args:
         source: a shipped name or a YAML file.
 
     Raises:
-        BenchmarkError: unknown name, no such file, or no YAML of that form.
+        BenchmarkError: unknown name, unreadable YAML, missing keys, sets that share a name.
+        ClassNameError: class names that cannot be told apart, or are no text.
     """
-    text = str(source)
-    if text.endswith((".yml", ".yaml")):
-        found = [Path(text).expanduser()]
-        if not found[0].exists():
-            raise BenchmarkError(f"no benchmark file at {found[0]}")
-    else:
-        folder = configs_root() / "datasets" / text
-        found = [p for p in (folder / f"{text}.yml", folder / f"{text}_ood.yml") if p.is_file()]
-        if not found:
-            raise BenchmarkError(
-                f"unknown benchmark {shown(text)}; known: {', '.join(list_benchmarks())}, or a "
-                "YAML file of your own (docs/own_data.md)"
-            )
-    config: dict[str, Any] = {}
-    for path in found:
-        config |= read_yaml(path, BenchmarkError)
-    for key in ("dataset", "ood_dataset"):
-        if not isinstance(config.get(key) or {}, dict):
-            raise BenchmarkError(f"{found[0]}: {key} must map names to values")
-    for key in ("csid", "nearood", "farood"):
-        if key in config or key in (config.get("dataset") or {}):
-            raise BenchmarkError(
-                f"{found[0]}: '{key}' stands outside of 'ood_dataset', where nothing reads it; "
-                "move it there"
-            )
-    return config, found[0]
+    return parse_spec(*read_source(source))
 
 
-def data_folder(origin: Path, data_root: str | Path | None = None) -> Path:
-    """What the relative paths of a dataset YAML are relative to: the one rule for every reader.
+@dataclass(frozen=True)
+class BenchmarkSpec:
+    """A benchmark as its file describes it; no image list has been read.
 
-    The folder that was given; or else the folder of the file itself; or else, for a file in
-    `configs/datasets/` (this package's, or those of a checkout of OpenOOD), `./data`.
+    Attributes:
+        name: as tables print it.
+        class_names: C names in label order.
+        origin: the file, for messages and as what paths are relative to.
+        splits: blocks of the ID splits that there are, of train, val and test.
+        groups: blocks of the OOD sets, by group (nearood, farood, csid) and name.
+        ood_val: block of the OOD validation set, or None.
     """
-    if data_root is not None:
-        return Path(data_root).expanduser()
-    parents = [folder.name for folder in Path(origin).absolute().parents]
-    openoods = ("datasets", "configs") in itertools.pairwise(parents)
-    return Path("data") if openoods else Path(origin).parent
+
+    name: str
+    class_names: tuple[str, ...]
+    origin: Path
+    splits: Mapping[str, Any]
+    groups: Mapping[str, Mapping[str, Any]]
+    ood_val: Any = None
+
+    def paths(self, block: Any, what: str, root: Path) -> tuple[Path, Path]:
+        """Folder of the images and file of the list that a set's block names.
+
+        Args:
+            block: of the set.
+            what: names the block in messages.
+            root: what relative paths are relative to.
+
+        Raises:
+            BenchmarkError: a path is missing or no text.
+        """
+        folder, file = split_paths(block, f"{self.origin}: {what}")
+        return resolve_path(folder, root), resolve_path(file, root)
+
+    def read(
+        self,
+        data_root: str | Path | None = None,
+        *,
+        limit: int | None = None,
+        csid: bool = True,
+    ) -> Benchmark:
+        """Reads the image lists.
+
+        Args:
+            data_root: as for `load_benchmark`.
+            limit: as for `load_benchmark`.
+            csid: False leaves out the covariate-shifted sets and their image lists.
+
+        Raises:
+            BenchmarkError: absent or malformed image list, labels that do not fit.
+        """
+        root = data_folder(self.origin, data_root)
+
+        def images(block: Any, name: str) -> ImageList:
+            folder, file = self.paths(block, f"the block of '{name}'", root)
+            return read_image_list(file, folder, name)
+
+        def group(name: str) -> tuple[ImageList, ...]:
+            return tuple(images(b, n).evenly(limit) for n, b in self.groups[name].items())
+
+        with schema_errors(self.origin):
+            train = images(self.splits["train"], self.name) if "train" in self.splits else None
+            near, far = group("nearood"), group("farood")
+            shifted = group("csid") if csid else ()
+            test = images(self.splits["test"], self.name).evenly(limit)
+            benchmark = Benchmark(self.name, self.class_names, train, test, near, far, shifted)
+        for labelled in (train, test, *shifted):
+            check_labels(labelled, len(self.class_names))
+        for unlabelled in benchmark.ood:
+            check_ood_labels(unlabelled)
+        return benchmark
 
 
-def place(text: str, root: Path) -> Path:
-    """A path of a dataset YAML: './data/x' and 'x' are 'root/x', '/x' stays.
+def parse_spec(config: Mapping[str, Any], origin: Path) -> BenchmarkSpec:
+    """`read_spec` of blocks that were read already.
+
+    Args:
+        config: the blocks `dataset` and `ood_dataset`.
+        origin: the file that they come from.
 
     Raises:
-        BenchmarkError: no text.
+        BenchmarkError: missing keys, sets that share a name.
+        ClassNameError: class names that cannot be told apart, or are no text.
     """
-    parts = Path(text_value(text, "a path of a dataset YAML", BenchmarkError)).parts
-    return root.joinpath(*(parts[1:] if parts[:1] == ("data",) else parts))
+    with schema_errors(origin):
+        block = config.get("dataset")
+        if not block or "test" not in block:
+            raise BenchmarkError(f"{origin} has no 'dataset' block with a 'test' entry")
+        if "name" not in block:
+            raise BenchmarkError(f"{origin}: the block 'dataset' has no name")
+        name = text_value(block["name"], f"{origin}: dataset.name", BenchmarkError)
+        names = declared_class_names(block, origin)
+        # Before any image list is read: a name may be what is wrong with its path.
+        groups = {group: group_sets(config, group, origin) for group in OOD_GROUPS}
+        if not groups["nearood"] and not groups["farood"]:
+            raise BenchmarkError(f"{origin} names no OOD set (ood_dataset: nearood, farood)")
+        check_set_names(name, [set_ for group in groups.values() for set_ in group])
+        return BenchmarkSpec(
+            name=name,
+            class_names=names,
+            origin=origin,
+            splits={split: block[split] for split in ID_SPLITS if split in block},
+            groups=groups,
+            ood_val=(config.get("ood_dataset") or {}).get("val"),
+        )
 
 
 @contextlib.contextmanager
@@ -185,54 +275,3 @@ def declared_class_names(block: Mapping[str, Any], origin: Path) -> tuple[str, .
             f"{origin}: num_classes is {shown(wanted)}, but there are {len(names)} class names"
         )
     return names
-
-
-def check_set_names(id_names: str | Iterable[str], ood_names: Iterable[str]) -> None:
-    """Every OOD set of a benchmark has a name of its own: rows, means and files go by it.
-
-    Upper and lower case are one, as some file systems take them.
-
-    Args:
-        id_names: the name, or names, of the ID set. ood_names: of all OOD sets, near and far.
-
-    Raises:
-        BenchmarkError: a name that no file can have; two of one name, one named as the ID set, or
-            as something that tables print.
-    """
-    id_names = [id_names] if isinstance(id_names, str) else list(id_names)
-    ood_names = list(ood_names)
-    for name in (*id_names, *ood_names):
-        _check_spelling(name)
-    taken = {_plain_name(name): f"the ID set '{name}'" for name in id_names}
-    taken |= {name: f"'{name}', a name that tables and records need" for name in RESERVED_SET_NAMES}
-    for name in ood_names:
-        plain = _plain_name(name)
-        if plain in taken:
-            raise BenchmarkError(
-                f"the OOD set '{name}' has the name of {taken[plain]}; their figures could not be "
-                "told apart. Give every set a name of its own"
-            )
-        taken[plain] = f"another OOD set, '{name}'"
-
-
-def _plain_name(name: str) -> str:
-    return unicodedata.normalize("NFKC", str(name)).casefold().strip()
-
-
-def _check_spelling(name: Any) -> None:
-    """Files are named after a set, so that its name must not lead anywhere else."""
-    text_value(name, "the name of a data set", BenchmarkError)
-    wrong = None
-    if not name.isprintable():
-        wrong = "has a character that cannot be printed"
-    elif any(sign in name for sign in "/\\"):
-        wrong = "has a '/' or '\\'"
-    elif name.strip(" .") != name:
-        wrong = "begins or ends with a dot or a space"
-    elif len(name.encode()) > MAX_NAME_BYTES:
-        wrong = f"is longer than {MAX_NAME_BYTES} bytes"
-    if wrong:
-        raise BenchmarkError(
-            f"the data set's name {shown(name)} {wrong}; files are named after it, so write a "
-            "short plain name"
-        )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from openood_interneg.data.benchmark import ImageList
+from openood_interneg.data.image_lists import ImageList
 from openood_interneg.data.images import ImageError, ImageFiles
 from openood_interneg.data.store import Entry, Rows, Store
 from openood_interneg.data.views import ViewFiles, ViewMaker, view_names

@@ -169,7 +169,7 @@ def shared_names(lists: Iterable[ImageList]) -> dict[str, tuple[str, str]]:
     return out
 
 
-def joined(name: str, lists: Iterable[ImageList]) -> ImageList:
+def join_lists(name: str, lists: Iterable[ImageList]) -> ImageList:
     """Several lists as one, in their order, with paths from the folder that they have in common."""
     lists = list(lists)
     common = Path(os.path.commonpath([os.path.abspath(images.folder) for images in lists]))

@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 import numpy as np
 from torch import Tensor
 
-from openood_interneg.data.benchmark import Benchmark, BenchmarkError, ImageList
+from openood_interneg.data.benchmark import Benchmark
 from openood_interneg.data.encode import Encoder, FeatureKind, ListedIdImages, Progress, kind_name
 from openood_interneg.data.image_ids import image_ids
-from openood_interneg.data.image_lists import shared_names
+from openood_interneg.data.image_lists import BenchmarkError, ImageList, shared_names
 from openood_interneg.data.store import Store, digest
 from openood_interneg.detectors.base import Detector, DetectorError
 from openood_interneg.detectors.method import Method

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from openood_interneg.data.benchmark import Benchmark, ImageList
+from openood_interneg.data.benchmark import Benchmark
+from openood_interneg.data.image_lists import ImageList
 from openood_interneg.data.store import digest
 from openood_interneg.detectors.method import Method
 from openood_interneg.evaluation.evaluate import Evaluation

@@ -9,23 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openood_interneg.data.benchmark import (
-    Benchmark,
-    BenchmarkError,
-    check_images,
-    check_set_names,
+from openood_interneg.data.benchmark import Benchmark
+from openood_interneg.data.benchmark_files import (
     configs_root,
     data_folder,
-    declared_class_names,
-    group_sets,
     list_benchmarks,
-    place,
-    read_benchmark,
-    read_image_list,
     read_source,
-    schema_errors,
-    split_paths,
 )
+from openood_interneg.data.benchmark_yaml import BenchmarkSpec, parse_spec, schema_errors
+from openood_interneg.data.image_lists import BenchmarkError, check_images, read_image_list
 from openood_interneg.plugin.network import known_class_names, name_class_names
 from openood_interneg.settings import shown
 from openood_interneg.vlm.preprocess import CLIP_MEAN, CLIP_STD
@@ -38,17 +30,27 @@ class Registered:
     """A benchmark as OpenOOD's tables want it.
 
     Attributes:
-        name: under which `Evaluator(net, id_name=name)` finds it.
-        config, origin: its YAML and the file that this came from.
-        class_names: C names.
+        spec: what its file says.
         root: what relative paths are relative to; None: the `data_root` of the evaluator.
     """
 
-    name: str
-    config: Mapping[str, Any]
-    origin: Path
-    class_names: tuple[str, ...]
+    spec: BenchmarkSpec
     root: Path | None
+
+    @property
+    def name(self) -> str:
+        """The name under which `Evaluator(net, id_name=name)` finds it."""
+        return self.spec.name
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """C names in label order."""
+        return self.spec.class_names
+
+    @property
+    def origin(self) -> Path:
+        """The file that it was read from."""
+        return self.spec.origin
 
     @property
     def info(self) -> dict[str, Any]:
@@ -57,25 +59,23 @@ class Registered:
 
     def info_below(self, root: Path) -> dict[str, Any]:
         """The entry for `DATA_INFO` with paths below a folder."""
-        dataset, ood = self.config["dataset"], self.config.get("ood_dataset") or {}
 
         def split(block: Any, what: str) -> dict[str, str]:
-            folder, file = split_paths(block, f"{self.origin}: {what}")
-            return {"data_dir": str(place(folder, root)), "imglist_path": str(place(file, root))}
+            folder, file = self.spec.paths(block, what, root)
+            return {"data_dir": str(folder), "imglist_path": str(file)}
 
         def group(name: str) -> dict[str, Any]:
-            sets = group_sets(self.config, name, self.origin)
+            sets = self.spec.groups[name]
             return {"datasets": list(sets)} | {n: split(b, n) for n, b in sets.items()}
 
-        splits = {s: split(dataset[s], s) for s in ("train", "val", "test") if s in dataset}
         info: dict[str, Any] = {
             "num_classes": len(self.class_names),
-            "id": splits,
+            "id": {name: split(block, name) for name, block in self.spec.splits.items()},
             "csid": group("csid"),
             "ood": {short: group(name) for short, name in GROUPS.items()},
         }
-        if "val" in ood:
-            info["ood"]["val"] = split(ood["val"], "ood_dataset.val")
+        if self.spec.ood_val is not None:
+            info["ood"]["val"] = split(self.spec.ood_val, "ood_dataset.val")
         return info
 
     def image_lists(self) -> list[str]:
@@ -121,20 +121,12 @@ def read_entry(source: str | Path, data_root: str | Path | None = None) -> Regis
         BenchmarkError: unknown name, unreadable file, missing keys, sets that share a name.
     """
     config, origin = read_source(source)
-    origin = origin.absolute()
-    root: Path | None = data_folder(origin, data_root)
+    spec = parse_spec(config, origin.absolute())
+    root: Path | None = data_folder(spec.origin, data_root)
     if data_root is None and root == Path("data"):  # a file in OpenOOD's own layout
         root = None
-    with schema_errors(origin):
-        dataset = config["dataset"]
-        if "test" not in dataset:
-            raise BenchmarkError(f"{origin} has no dataset.test")
-        names = declared_class_names(dataset, origin)
-        entry = Registered(str(dataset["name"]), config, origin, names, root and root.absolute())
-        ood = [name for group in GROUPS.values() for name in group_sets(config, group, origin)]
-        check_set_names((entry.name,), [*ood, *group_sets(config, "csid", origin)])
-        if not ood:
-            raise BenchmarkError(f"{origin} names no OOD set (ood_dataset: nearood, farood)")
+    entry = Registered(spec, root.absolute() if root is not None else None)
+    with schema_errors(spec.origin):
         _ = entry.info
     return entry
 
@@ -187,7 +179,7 @@ def look_for_data(
         )
     names = known_class_names(name) or [f"class {i}" for i in range(int(info["num_classes"]))]
     origin = Path(f"benchmark '{name}'")
-    benchmark = read_benchmark(schema_of(name, info, names), origin, data_root)
+    benchmark = parse_spec(schema_of(name, info, names), origin).read(data_root)
     benchmark.check()
     for split in splits:
         block = info["id"].get(split)

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from openood_interneg.data.benchmark import BenchmarkError
+from openood_interneg.data.image_lists import BenchmarkError
 from openood_interneg.evaluation.protocols import Protocol, check_protocol
 from openood_interneg.plugin.baseline_table import (
     BASELINES,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader
 
-from openood_interneg.data.benchmark import BenchmarkError, check_images
+from openood_interneg.data.image_lists import BenchmarkError, check_images
 from openood_interneg.plugin.baseline_table import BaselineError
 from openood_interneg.plugin.loaders import listed_images
 from openood_interneg.plugin.streams import Triple

@@ -14,9 +14,9 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 from torchvision.transforms.functional import to_pil_image
 from tqdm import tqdm
 
-from openood_interneg.data.benchmark import ImageList, check_images
 from openood_interneg.data.encode import Views
 from openood_interneg.data.image_ids import image_ids
+from openood_interneg.data.image_lists import ImageList, check_images
 from openood_interneg.data.views import ViewMaker, view_names
 from openood_interneg.negatives.proxies import sample_per_class
 from openood_interneg.plugin.network import ClipZeroShot

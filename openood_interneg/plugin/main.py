@@ -15,11 +15,8 @@ from typing import Any
 
 import torch
 
-from openood_interneg.data.benchmark import (
-    BenchmarkError,
-    check_images,
-    read_benchmark,
-)
+from openood_interneg.data.benchmark_yaml import parse_spec
+from openood_interneg.data.image_lists import BenchmarkError, check_images
 from openood_interneg.plugin.benchmarks import check_openood_reads
 from openood_interneg.plugin.builders import NETWORK
 from openood_interneg.plugin.classes import compare_names
@@ -131,7 +128,7 @@ def check(config: Any) -> None:
     names = known_class_names(config.dataset.name)
     if ood and names is not None:
         with_csid = "csid" in (ood.get("split_names") or ())
-        benchmark = read_benchmark(plain(config), Path("--config"), "", csid=with_csid)
+        benchmark = parse_spec(plain(config), Path("--config")).read("", csid=with_csid)
         benchmark.check()
         for images in benchmark.csid if fsood else ():
             check_images(images)

@@ -8,11 +8,7 @@ from collections.abc import Iterator, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from openood_interneg.data.benchmark import (
-    configs_root,
-    data_folder,
-    place,
-)
+from openood_interneg.data.benchmark_files import configs_root, data_folder, resolve_path
 from openood_interneg.plugin.network import (
     known_class_names,
     name_class_names,
@@ -56,7 +52,7 @@ def locate(config: MutableMapping[str, Any], file: Path, data_root: str | None) 
         for part in sets:
             for key in ("data_dir", "imglist_pth"):
                 if isinstance(part.get(key), str):
-                    part[key] = str(place(part[key], root).absolute())
+                    part[key] = str(resolve_path(part[key], root).absolute())
 
 
 def complete(config: Any) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from openood_interneg.data.benchmark import configs_root
+from openood_interneg.data.benchmark_files import configs_root
 from openood_interneg.plugin.benchmarks import (
     Registered,
     add_to_tables,

@@ -16,9 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from openood_interneg.data.benchmark import ImageList
 from openood_interneg.data.image_ids import image_ids
-from openood_interneg.data.image_lists import shared_names
+from openood_interneg.data.image_lists import ImageList, shared_names
 from openood_interneg.data.images import read_rgb
 from openood_interneg.detectors.base import Detector
 from openood_interneg.detectors.interneg import InterNeg

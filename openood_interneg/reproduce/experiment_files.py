@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from openood_interneg.data.benchmark import configs_root
+from openood_interneg.data.benchmark_files import configs_root
 from openood_interneg.detectors.registry import get_method
 from openood_interneg.reproduce.experiment import (
     COLUMNS,

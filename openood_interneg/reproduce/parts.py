@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from openood_interneg.data.benchmark import Benchmark, BenchmarkError, load_benchmark
+from openood_interneg.data.benchmark import Benchmark
+from openood_interneg.data.benchmark_yaml import load_benchmark
+from openood_interneg.data.image_lists import BenchmarkError
 from openood_interneg.negatives.proxies import sample_per_class
 from openood_interneg.reproduce.experiment import SETS, Part
 from openood_interneg.reproduce.experiment_files import experiments_root

@@ -6,8 +6,9 @@ import os
 
 import torch
 
-from openood_interneg.data.benchmark import Benchmark, BenchmarkError, ImageList
+from openood_interneg.data.benchmark import Benchmark
 from openood_interneg.data.encode import Progress
+from openood_interneg.data.image_lists import BenchmarkError, ImageList
 from openood_interneg.data.store import Store, digest
 from openood_interneg.evaluation.evaluate import Evaluation
 from openood_interneg.evaluation.provenance import describe_benchmark

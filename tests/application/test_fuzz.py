@@ -20,7 +20,8 @@ from openood_interneg.application.id_images import checked_names
 from openood_interneg.application.state import StateError, read_state, write_state
 from openood_interneg.cli.options import plan_methods, read_config
 from openood_interneg.data.any_image import as_image, open_image
-from openood_interneg.data.benchmark import load_benchmark, read_image_list
+from openood_interneg.data.benchmark_yaml import load_benchmark
+from openood_interneg.data.image_lists import read_image_list
 from openood_interneg.data.images import ImageError
 from openood_interneg.detectors.protections import ProtectionSettings
 from openood_interneg.settings import (

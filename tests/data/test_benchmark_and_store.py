@@ -5,13 +5,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from openood_interneg.data.benchmark import (
-    BenchmarkError,
-    configs_root,
-    list_benchmarks,
-    load_benchmark,
-    read_image_list,
-)
+from openood_interneg.data.benchmark_files import configs_root, list_benchmarks
+from openood_interneg.data.benchmark_yaml import load_benchmark
+from openood_interneg.data.image_lists import BenchmarkError, read_image_list
 from openood_interneg.data.store import Store, StoreError, atomic_path, read_tensors
 
 

@@ -4,12 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from openood_interneg.data.benchmark import (
-    BenchmarkError,
-    data_folder,
-    load_benchmark,
-    place,
-)
+from openood_interneg.data.benchmark_files import data_folder, resolve_path
+from openood_interneg.data.benchmark_yaml import load_benchmark
+from openood_interneg.data.image_lists import BenchmarkError
 
 
 def test_a_yaml_with_aliases_beyond_need_is_refused(tmp_path):
@@ -24,5 +21,5 @@ def test_the_rule_on_relative_paths(tmp_path):
     own = tmp_path / "fruits.yml"
     assert data_folder(own) == tmp_path and data_folder(own, "x") == Path("x")
     assert data_folder(tmp_path / "configs" / "datasets" / "cifar10" / "c.yml") == Path("data")
-    assert place("./data/lists/a.txt", tmp_path) == place("lists/a.txt", tmp_path)
-    assert place("/abs/a.txt", tmp_path) == Path("/abs/a.txt")
+    assert resolve_path("./data/lists/a.txt", tmp_path) == resolve_path("lists/a.txt", tmp_path)
+    assert resolve_path("/abs/a.txt", tmp_path) == Path("/abs/a.txt")

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from openood_interneg.cli.evaluate import parse_seeds
-from openood_interneg.data.benchmark import Benchmark, BenchmarkError, ImageList
+from openood_interneg.data.benchmark import Benchmark
+from openood_interneg.data.image_lists import BenchmarkError, ImageList
 from openood_interneg.data.store import Store
 from openood_interneg.detectors.registry import get_method, list_methods
 from openood_interneg.evaluation.evaluate import Evaluation

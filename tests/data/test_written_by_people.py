@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from openood_interneg.data.benchmark import BenchmarkError, load_benchmark, read_image_list
+from openood_interneg.data.benchmark_yaml import load_benchmark
 from openood_interneg.data.classnames import ClassNameError, check_class_names, class_names
+from openood_interneg.data.image_lists import BenchmarkError, read_image_list
 
 YAML = """
 dataset:

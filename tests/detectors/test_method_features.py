@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from openood_interneg.data.benchmark import load_benchmark
+from openood_interneg.data.benchmark_yaml import load_benchmark
 from openood_interneg.data.encode import Views, kind_name
 from openood_interneg.data.store import Store
 from openood_interneg.data.views import view_names

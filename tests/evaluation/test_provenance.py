@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from openood_interneg.data.benchmark import Benchmark, ImageList
+from openood_interneg.data.benchmark import Benchmark
+from openood_interneg.data.image_lists import ImageList
 from openood_interneg.detectors.registry import get_method
 from openood_interneg.evaluation import provenance
 from openood_interneg.evaluation.evaluate import Evaluation

@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from openood_interneg.data.benchmark import load_benchmark
+from openood_interneg.data.benchmark_yaml import load_benchmark
 from openood_interneg.data.store import Store
 from openood_interneg.detectors.registry import get_method
 from openood_interneg.evaluation.evaluate import Evaluation

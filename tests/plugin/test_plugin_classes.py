@@ -9,7 +9,7 @@ from openood_standin import CLASSES as ID_KINDS  # puts OpenOOD on the path befo
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from openood_interneg.data.benchmark import BenchmarkError
+from openood_interneg.data.image_lists import BenchmarkError
 from openood_interneg.plugin import network
 from openood_interneg.plugin.classes import ClassesError
 from openood_interneg.plugin.loaders import LoaderError

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from openood_standin import REAL_MISSING
 
-from openood_interneg.data.benchmark import configs_root
+from openood_interneg.data.benchmark_files import configs_root
 from openood_interneg.data.classnames import KNOWN_CLASS_NAMES
 from openood_interneg.detectors.registry import get_method, list_methods
 from openood_interneg.plugin.benchmarks import read_entry, shipped

@@ -8,7 +8,7 @@ from openood_standin import REAL_MISSING, needs_openood
 from real_openood import own_yaml
 from torch import nn
 
-from openood_interneg.data.benchmark import BenchmarkError
+from openood_interneg.data.image_lists import BenchmarkError
 from openood_interneg.settings import SettingsError
 from openood_interneg.vlm.preprocess import CLIP_MEAN
 

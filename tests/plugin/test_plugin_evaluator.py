@@ -17,7 +17,7 @@ from openood_interneg.settings import SettingsError
 pytestmark = [needs_openood, pytest.mark.usefixtures("cifar10_names")]
 
 if REAL_MISSING is None:
-    from openood_interneg.data.benchmark import load_benchmark
+    from openood_interneg.data.benchmark_yaml import load_benchmark
     from openood_interneg.evaluation.evaluate import Evaluation
     from openood_interneg.evaluation.protocols import stream
     from openood_interneg.negatives.space_builder import TextSpaceBuilder

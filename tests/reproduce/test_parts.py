@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from openood_interneg.data.benchmark import load_benchmark
+from openood_interneg.data.benchmark_yaml import load_benchmark
 from openood_interneg.reproduce.experiment_files import (
     load_experiment,
 )
