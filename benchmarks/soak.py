@@ -48,7 +48,7 @@ def main() -> None:
     detector.fit(ID_KINDS, id_images)
     kinds = (*ID_KINDS, *NEAR_KINDS)
     pictures = [draw(kind, image_rng(0, "pool", i)) for i, kind in enumerate(kinds)]
-    centres, _ = detector._encode(pictures)
+    centres, _ = detector._encoder.encode(pictures)
     size = centres.shape[1]
     turn = torch.linalg.qr(torch.randn(size, size, generator=torch.Generator().manual_seed(1)))[0]
 

@@ -89,7 +89,7 @@ def explain(
         named = tuple((words[p], c) for p, c in zip(places.tolist(), near.tolist(), strict=True))
         at = len(texts) + i
         entries.append(BankEntry(cosine[at].item(), mass[at].item(), keys[i], named))
-    dominant = None
+    dominant: Literal["max", "sum"] | None = None
     if known is False:
         dominant = "max" if mass[classes:].max() > mass[:classes].max() else "sum"
     return Explanation(

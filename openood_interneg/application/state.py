@@ -89,7 +89,8 @@ def chained(digest: str, name: str) -> str:
 def tensor_digest(tensor: Tensor) -> str:
     """Hex digest of a tensor's shape and values."""
     hasher = hashlib.blake2b(f"{tuple(tensor.shape)}".encode(), digest_size=16)
-    hasher.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    hasher.update(values.numpy().data)
     return hasher.hexdigest()
 
 

@@ -15,9 +15,10 @@ from typing import Annotated, Any, BinaryIO, Optional
 
 import typer
 
-from openood_interneg.application.detector import APPLICATION_DEFAULTS, InterNegDetector, Scored
-from openood_interneg.application.id_images import labelled_images
+from openood_interneg.application.detector import APPLICATION_DEFAULTS, InterNegDetector
+from openood_interneg.application.inputs import labelled_images
 from openood_interneg.application.state import StateError, claimed, refuse_differences
+from openood_interneg.application.stream import Scored
 from openood_interneg.cli.arguments import (
     BackboneName,
     Config,

@@ -15,9 +15,10 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from openood_interneg.application import detector as module
-from openood_interneg.application.detector import InterNegDetector, Scored
+from openood_interneg.application import scorer, threshold
+from openood_interneg.application.detector import InterNegDetector
 from openood_interneg.application.state import StateError
+from openood_interneg.application.stream import Scored
 from openood_interneg.data.any_image import as_image, open_image
 from openood_interneg.data.images import ImageError
 from openood_interneg.demo.world import FAR_KINDS, ID_KINDS, NEAR_KINDS, draw, image_rng
@@ -111,7 +112,7 @@ def test_calibration_keeps_the_share_and_the_bank():
         warnings.simplefilter("ignore")
         gamma = detector.calibrate(rest, tpr=0.8)
     assert detector.bank_size == before
-    fresh = [p for p in rest if detector._prepare(p)[1] not in detector._proxy_keys]
+    fresh = [p for p in rest if detector._encoder.prepare(p)[1] not in detector._proxy_keys]
     assert len(fresh) == 4 * 8
     assert 0.8 <= np.mean(detector.score(fresh, update=False) >= gamma) < 0.8 + 1 / 31
     made = [p for p in rest if p not in fresh]
@@ -167,9 +168,9 @@ def test_a_dataloader_and_reading_threads_give_the_same_scores(monkeypatch):
     loader = DataLoader(Pixels(), batch_size=32, num_workers=2)
     got = np.concatenate([detector.score(pixels) for pixels in loader])
     np.testing.assert_array_equal(got, reference())
-    plain, ahead = module.encoded_ahead, functools.partial(module.encoded_ahead, overlap=True)
+    plain, ahead = scorer.encoded_ahead, functools.partial(scorer.encoded_ahead, overlap=True)
     for workers, encoded_ahead in ((0, plain), (3, plain), (3, ahead)):
-        monkeypatch.setattr(module, "encoded_ahead", encoded_ahead)
+        monkeypatch.setattr(scorer, "encoded_ahead", encoded_ahead)
         detector = fitted()
         entries = [e for batch in detector.stream(stream_files(), workers=workers) for e in batch]
         np.testing.assert_array_equal(np.float32([e.score for e in entries]), reference())
@@ -223,7 +224,7 @@ def test_calls_in_arrival_order_are_whole(tmp_path):
     jobs = [lambda i=i: detector.score(stream_files()[12 * i : 12 * i + 12]) for i in range(4)]
     saves = [lambda i=i: detector.save(tmp_path / f"{i}.safetensors") for i in range(3)]
     assert in_threads([*jobs, *saves]) == []
-    keys = {k: p for p in stream_files() for k in [detector._prepare(p)[1]]}
+    keys = {k: p for p in stream_files() for k in [detector._encoder.prepare(p)[1]]}
     order = [keys[k] for batch in log for k in batch]
     again = fitted()
     again.score(order)
@@ -402,7 +403,7 @@ def test_the_guard_keeps_the_calibration_images(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         detector.calibrate(rest, tpr=0.9)
-    fresh = [p for p in rest if detector._prepare(p)[1] not in detector._proxy_keys]
+    fresh = [p for p in rest if detector._encoder.prepare(p)[1] not in detector._proxy_keys]
     detector.score(stream_files()[:24])
     assert np.mean(detector.score(fresh, update=False) < detector.gamma) <= 0.15
     detector.save(tmp_path / "a.safetensors")
@@ -442,7 +443,7 @@ def test_gamma_can_follow_the_bank(tmp_path):
     first = detector.gamma
     detector.score(stream_files())
     assert detector.gamma == first > detector.recalibrate() == detector.gamma
-    fresh = [p for p in rest if detector._prepare(p)[1] not in detector._proxy_keys]
+    fresh = [p for p in rest if detector._encoder.prepare(p)[1] not in detector._proxy_keys]
     assert np.mean(detector.score(fresh, update=False) >= detector.gamma) >= 0.9
 
     following = watching(protections={"recalibrate": 16}, batch_size=8)
@@ -458,7 +459,7 @@ def test_gamma_can_follow_the_bank(tmp_path):
 
 
 def test_a_gamma_that_has_become_too_strict_is_told_once(monkeypatch):
-    monkeypatch.setattr(module, "LOOK_EVERY", 8)
+    monkeypatch.setattr(threshold, "LOOK_EVERY", 8)
     rest = [p for k in CLASSES for p in sorted((world() / "id" / k).iterdir())]
     detector = plain(batch_size=8).fit(CLASSES, world() / "id")
     with pytest.raises(DetectorError, match="calibrate first"):

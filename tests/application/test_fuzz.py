@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from test_detector import fitted, miniature, plain, stream_files
 
 from openood_interneg.application.detector import InterNegDetector
-from openood_interneg.application.id_images import checked_names
+from openood_interneg.application.inputs import checked_names
 from openood_interneg.application.state import StateError, read_state, write_state
 from openood_interneg.cli.options import plan_methods, read_config
 from openood_interneg.data.any_image import as_image, open_image

@@ -8,7 +8,7 @@ from PIL import Image
 from test_detector import CLASSES, plain, stream_files, world
 from torch.utils.data import ConcatDataset, DataLoader, Subset
 
-from openood_interneg.application.id_images import labelled_images, unlabelled_images
+from openood_interneg.application.inputs import labelled_images, unlabelled_images
 from openood_interneg.data.any_image import open_image
 from openood_interneg.data.classnames import ClassNameError, class_names
 from openood_interneg.data.image_lists import BenchmarkError, ImageList, read_image_list

@@ -55,18 +55,18 @@ def test_a_thread_may_go_on_with_the_stream_of_another():
 def meeting(detector):
     """Calls `detector.score` in a thread and returns when it is inside, and how to let it end."""
     inside, go = threading.Event(), threading.Event()
-    encode = detector._encode
+    encode = detector._encoder.encode
 
     def waiting(sources):
         inside.set()
         assert go.wait(30)
         return encode(sources)
 
-    detector._encode = waiting
+    detector._encoder.encode = waiting
     thread = threading.Thread(target=detector.score, args=(stream_files()[:4],))
     thread.start()
     assert inside.wait(30)
-    detector._encode = encode
+    detector._encoder.encode = encode
 
     def end():
         go.set()
@@ -78,7 +78,7 @@ def meeting(detector):
 @pytest.mark.parametrize("use", ["score", "predict", "stream", "score_features"])
 def test_overlap_is_refused_from_the_first_image_on(use):
     detector = fitted()
-    rows, _ = detector._encode(stream_files()[:2])
+    rows, _ = detector._encoder.encode(stream_files()[:2])
     end = meeting(detector)
     calls = {
         "score": lambda: detector.score(stream_files()[4:8]),

@@ -1,0 +1,134 @@
+"""A stream of images: where it stands, and what it says of each image."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from openood_interneg.application.images import Found
+from openood_interneg.application.inputs import UNKNOWN
+from openood_interneg.application.state import StateError, chained
+from openood_interneg.detectors.base import Scores
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a stream says of one image.
+
+    Attributes:
+        position: place in the stream, from 0.
+        name: its path, or "#position".
+        label: the nearest class.
+        prediction: the same or "unknown".
+        score: high = ID.
+        error: why the image could not be read; then label, prediction and score are None.
+    """
+
+    position: int
+    name: str
+    label: str | None = None
+    prediction: str | None = None
+    score: float | None = None
+    error: str | None = None
+
+    @property
+    def unknown(self) -> bool | None:
+        """Whether the score lies below gamma."""
+        return None if self.prediction is None else self.prediction == UNKNOWN
+
+
+@dataclass
+class StreamRecord:
+    """Where a stream stands; a state on disk holds it.
+
+    Attributes:
+        position: images that the stream has brought, unreadable ones included.
+        failed: unreadable ones.
+        begun: position at which the present input began.
+        names: digest of the names of the present input so far.
+        note: what a caller keeps in the state.
+    """
+
+    position: int = 0
+    failed: int = 0
+    begun: int = 0
+    names: str = ""
+    note: dict[str, Any] = field(default_factory=dict)
+
+    def begin_input(self) -> None:
+        """Another input begins where the stream stands."""
+        self.begun, self.names = self.position, ""
+
+    def skip(self, images: Iterator[Any]) -> None:
+        """Takes the images of the present input that were scored.
+
+        Raises:
+            StateError: they are others than those that were scored, or too few.
+        """
+        count = self.position - self.begun
+        digest = ""
+        for place in range(count):
+            try:
+                digest = chained(digest, image_name(next(images), self.begun + place))
+            except StopIteration:
+                raise StateError(
+                    f"the state stands after {count} images, the input has only {place}; it is "
+                    "not the stream that was interrupted"
+                ) from None
+        if digest != self.names:
+            raise StateError(
+                f"the first {count} images of the input are not those that were scored; give the "
+                "same input again, or start a new state"
+            )
+
+    def add(self, names: Sequence[str], failed: int) -> None:
+        """Keeps the names of a batch and how many of it were unreadable."""
+        self.failed += failed
+        for name in names:
+            self.names = chained(self.names, name)
+
+
+def image_name(source: Any, position: int) -> str:
+    """A path, or the place in the stream of an image from memory."""
+    return os.fspath(source) if isinstance(source, (str, os.PathLike)) else f"#{position}"
+
+
+def readable_keys(found: Sequence[Found]) -> Tensor:
+    """Keys (n,) int64 of the images that could be read."""
+    return torch.tensor([e for e in found if not isinstance(e, str)], dtype=torch.int64)
+
+
+def results(
+    names: Sequence[str],
+    found: Sequence[Found],
+    scores: Scores | None,
+    *,
+    begin: int,
+    gamma: float,
+    classes: Sequence[str],
+) -> list[Scored]:
+    """The results of a batch.
+
+    Args:
+        names: of its images.
+        found: the key of each, or what is wrong with it.
+        scores: of the readable ones; None where there is none.
+        begin: position of the first image.
+        gamma: images that score below are unknown.
+        classes: names of the classes.
+    """
+    rows = iter(()) if scores is None else zip(*(t.tolist() for t in scores), strict=True)
+    out = []
+    for at, (name, entry) in enumerate(zip(names, found, strict=True), begin):
+        if isinstance(entry, str):
+            out.append(Scored(at, name, error=entry))
+            continue
+        label, score = next(rows)
+        said = classes[label] if score >= gamma else UNKNOWN
+        out.append(Scored(at, name, classes[label], said, score))
+    return out
