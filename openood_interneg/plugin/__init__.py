@@ -1,7 +1,7 @@
-"""The seam to OpenOOD: network, postprocessors, evaluators, and their registration by name.
+"""The plugin for OpenOOD: network, postprocessors, evaluators, and their registration by name.
 
 Importing this package imports nothing; names are resolved when they are used. Only `evaluator`,
-`baselines` and `register` need OpenOOD.
+`main_evaluator`, `baselines`, `register` and `main` need OpenOOD.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -47,9 +48,13 @@ def make_baseline(
     """OpenOOD's postprocessor with arguments that fit a CLIP, and the network to give it.
 
     Args:
-        net: a CLIP network, or its head. dataset: name under which the number of classes and
-            the pixels' standard deviation are found; by default one is made up.
-        num_train: images that it is fitted to; bounds the K of the nearest-neighbour methods.
+        name: OpenOOD's name.
+        net: a CLIP network, or its head.
+        dataset: name under which the number of classes and the standard deviation of the pixels
+            are found; by default one is made up.
+        num_train: number of images that the method is fitted to; bounds the K of the
+            nearest-neighbour methods.
+        APS_mode: whether OpenOOD searches over the method's arguments.
         args: arguments over OpenOOD's defaults.
 
     Raises:
@@ -85,8 +90,6 @@ def make_baseline(
         made = postprocessors[name](Config(postprocessor=block, dataset={"name": dataset}))
     made.APS_mode, made.hyperparam_search_done = APS_mode, False
     if row.wrapper:
-        from importlib import import_module
-
         module, cls = row.wrapper
         net = getattr(import_module(f"openood.networks.{module}"), cls)(net).eval()
     return made, net
@@ -112,9 +115,13 @@ def run_baseline(
     Args:
         name: OpenOOD's name (`BASELINES`).
         net: `ClipZeroShot` (or what wraps one).
-        id_train, id_val, id_test, ood_sets: `FeatureSet`s (cached features), or loaders over
-            OpenOOD's batches. Methods with `pixels` need loaders of images. Without `id_val`,
-            `id_train` takes its place.
+        id_train: `FeatureSet` (cached features), or a loader of OpenOOD's batches. Methods with
+            `pixels` need loaders of images.
+        id_val: the same; without it `id_train` is used.
+        id_test: the same.
+        ood_sets: name -> the same.
+        batch_size: images per step.
+        progress: whether OpenOOD's output and progress bars are shown.
         args: arguments over OpenOOD's defaults.
 
     Returns:
@@ -158,7 +165,7 @@ def run_baseline(
 
 
 def after_setup(name: str, method: Any) -> None:
-    """What a method of OpenOOD's leaves undone without a search: AdaScale's own arguments."""
+    """Does what OpenOOD does only in a search: gives AdaScale its own arguments."""
     if name.startswith("adascale"):
         names = ("percentile", "k1", "k2", "lmbda", "o")
         method.set_hyperparam([getattr(method.args, name) for name in names])

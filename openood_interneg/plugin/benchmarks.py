@@ -161,7 +161,9 @@ def look_for_data(
     """Reads a benchmark's lists as `interneg eval` does, and looks for the images.
 
     Args:
-        info: its entry in `DATA_INFO`. data_root: of the evaluator.
+        name: of the benchmark.
+        info: its entry in `DATA_INFO`.
+        data_root: of the evaluator.
         splits: ID splits, beside `test`, whose images will all be read.
 
     Raises:
@@ -219,7 +221,9 @@ def add_to_tables(entry: Registered, datasets: Any, preprocessor: Any, info: Any
     """Puts a benchmark into OpenOOD's module-level tables.
 
     Args:
-        datasets, preprocessor: `openood.evaluation_api`'s modules of these names.
+        entry: the benchmark.
+        datasets: the module `openood.evaluation_api.datasets`.
+        preprocessor: the module `openood.evaluation_api.preprocessor`.
         info: `openood.postprocessors.info`, where methods look the number of classes up.
     """
     datasets.DATA_INFO[entry.name] = entry.info
@@ -237,7 +241,7 @@ _looked = False
 
 @contextlib.contextmanager
 def data_is_there() -> Iterator[None]:
-    """Inside the block OpenOOD's `data_setup` does nothing: somebody has looked for the data."""
+    """Inside the block OpenOOD's `data_setup` does nothing: the data has been checked already."""
     global _looked
     before, _looked = _looked, True
     try:

@@ -1,4 +1,4 @@
-"""Whether a network's classes are those of the images it is asked about."""
+"""Whether the classes of a network are those of the images that it is given."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ def check_classes(
     Case, surrounding spaces and `_` for a space make no difference.
 
     Args:
-        dataset: the benchmark. num_classes: its number of classes, where its names are not known.
-        said: words for its classes that somebody has given with this network in mind.
+        net: the network.
+        dataset: the benchmark.
+        num_classes: its number of classes, where its names are not known.
+        said: names of its classes that the user has given for this network.
 
     Raises:
         ClassesError: naming both.

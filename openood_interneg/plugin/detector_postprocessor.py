@@ -27,7 +27,7 @@ from openood_interneg.plugin.classes import check_loaders
 from openood_interneg.plugin.loaders import (
     LoaderError,
     LoaderImages,
-    keys_of,
+    ids_of,
     labels_of,
     pixels,
     views_of_pixels,
@@ -112,8 +112,6 @@ class DetectorPostprocessor(SweptSettings, BasePostprocessor):
         super().set_hyperparam(hyperparam)
         self._detector = None
 
-    # ---- setup ---------------------------------------------------------------------------
-
     def setup(
         self,
         net: nn.Module,
@@ -192,13 +190,13 @@ class DetectorPostprocessor(SweptSettings, BasePostprocessor):
         self.detector.reset()
         self._seen = 0
 
-    # ---- scoring -------------------------------------------------------------------------
-
-    def encode(self, net: nn.Module, data: Tensor, keys: Tensor) -> Tensor:
-        """What the method's features are of, on the network's device; features pass through.
+    def encode(self, net: nn.Module, data: Tensor, ids: Tensor) -> Tensor:
+        """Features as the method takes them, on the network's device; features pass through.
 
         Args:
-            data: images (B, 3, H, W), or features (B, D). keys: (B,) of the images.
+            net: the network.
+            data: images (B, 3, H, W), or features (B, D).
+            ids: (B,) of the images.
 
         Returns:
             Unit features (B, D), or (V, B, D) for a method over views or patches.
@@ -208,7 +206,7 @@ class DetectorPostprocessor(SweptSettings, BasePostprocessor):
             return data.to(backbone.device)
         kind = self.method.features_of(self.settings)
         if isinstance(kind, Views):
-            views = views_of_pixels(data, keys, backbone.preprocess, kind)
+            views = views_of_pixels(data, ids, backbone.preprocess, kind)
             return torch.stack([backbone.encode_image(view) for view in views])
         if kind == "image" and isinstance(net, nn.DataParallel):
             with torch.no_grad():
@@ -225,10 +223,10 @@ class DetectorPostprocessor(SweptSettings, BasePostprocessor):
         Returns:
             Predictions (B,) int64 and confidences (B,) float32, high = ID.
         """
-        keys = keys_of(data, self._seen)
+        ids = ids_of(data, self._seen)
         detector = self.detector
-        scores = detector.step(self.encode(net, pixels(data), keys), keys)
-        self._seen += len(keys)
+        scores = detector.step(self.encode(net, pixels(data), ids), ids)
+        self._seen += len(ids)
         return scores
 
     def inference(
@@ -240,15 +238,15 @@ class DetectorPostprocessor(SweptSettings, BasePostprocessor):
         labels: list[Tensor] = []
 
         def encode(batch: Any) -> tuple[Tensor, Tensor]:
-            keys = keys_of(batch, self._seen)
-            self._seen += len(keys)
-            return self.encode(net, pixels(batch), keys), keys
+            ids = ids_of(batch, self._seen)
+            self._seen += len(ids)
+            return self.encode(net, pixels(batch), ids), ids
 
         def encoded() -> Iterator[tuple[Tensor, Tensor]]:
             made = encoded_ahead(batches(data_loader, progress), encode, detector.space.device)
-            for batch, (features, keys) in made:
+            for batch, (features, ids) in made:
                 labels.append(labels_of(batch).cpu())
-                yield features, keys
+                yield features, ids
 
         stream = encoded()
         first = next(stream, None)
@@ -272,18 +270,16 @@ class DetectorPostprocessor(SweptSettings, BasePostprocessor):
     ) -> FeatureSet:
         """Encodes a loader once, so that it can be replayed in any order."""
         features: list[Tensor] = []
-        keys: list[Tensor] = []
+        ids: list[Tensor] = []
         labels: list[Tensor] = []
         for batch in batches(loader, progress, name):
-            keys.append(keys_of(batch, sum(map(len, keys))))
-            features.append(self.encode(net, pixels(batch), keys[-1]))
+            ids.append(ids_of(batch, sum(map(len, ids))))
+            features.append(self.encode(net, pixels(batch), ids[-1]))
             labels.append(labels_of(batch).cpu())
-        if not keys:
+        if not ids:
             raise LoaderError(f"the loader of '{name}' is empty")
         every = torch.cat(labels).numpy().astype(np.int64)
-        return FeatureSet(name, torch.cat(features, dim=-2), torch.cat(keys), every)
-
-    # ---- pickling ------------------------------------------------------------------------
+        return FeatureSet(name, torch.cat(features, dim=-2), torch.cat(ids), every)
 
     def _forget(self) -> None:
         self._clip = self._train = self._source = self._detector = self._inverter = None

@@ -74,7 +74,9 @@ class Evaluator(NamedSearch, _api.Evaluator):
             first, then each OOD set, a fresh memory for each. A method with a memory gives other,
             incomparable figures under the second.
         seed: of the order of the mixed streams.
-        batch_size: images per step. shuffle, num_workers: as in OpenOOD.
+        batch_size: images per step.
+        shuffle: as in OpenOOD.
+        num_workers: as in OpenOOD.
 
     Raises:
         BenchmarkError: unknown benchmark; lists or images that are not there.
@@ -222,7 +224,7 @@ class Evaluator(NamedSearch, _api.Evaluator):
         return pd.DataFrame(table, index=index, columns=list(COLUMNS))
 
     def _take_predictions(self, streams: MixedStreams) -> None:
-        """Spares the accuracy a second pass over the ID images where their features are at hand."""
+        """Takes predictions from stored features, so that the accuracy needs no second pass."""
         for name, found in streams.sets.items():
             with torch.no_grad():
                 whole = found.features if found.features.dim() == 2 else found.features[0]
@@ -257,7 +259,7 @@ def _entry(id_name: str, data_root: str | Path | None) -> tuple[dict[str, Any], 
 
 @contextlib.contextmanager
 def _use(id_name: str, info: dict[str, Any]) -> Iterator[None]:
-    """Inside the block OpenOOD finds this entry, whose data somebody has looked for."""
+    """Inside the block OpenOOD finds this entry, whose data has been checked already."""
     before = _datasets.DATA_INFO[id_name]
     _datasets.DATA_INFO[id_name] = info
     try:

@@ -34,7 +34,8 @@ class LoaderImages:
     The images go through the data set's own transform, as in everything of OpenOOD's.
 
     Args:
-        loader: over batches with `data` and `label`. clip: encodes them.
+        loader: gives batches with `data` and `label`.
+        clip: encodes them.
     """
 
     def __init__(self, loader: DataLoader, clip: ClipZeroShot):
@@ -76,7 +77,7 @@ class LoaderImages:
 
 
 def like(loader: DataLoader, dataset: Dataset, batch_size: int | None = None) -> DataLoader:
-    """A loader over another data set, in its order, with the other options of `loader`."""
+    """A loader of another data set, in its order, with the other options of `loader`."""
     return DataLoader(
         dataset,
         batch_size=batch_size or loader.batch_size or 128,
@@ -122,10 +123,11 @@ def labels_of(batch: Any) -> Tensor:
     return torch.as_tensor(labels)
 
 
-def keys_of(batch: Any, begin: int) -> Tensor:
-    """Keys (B,) of a batch's images: by name, or else by their number in the stream.
+def ids_of(batch: Any, begin: int) -> Tensor:
+    """Ids (B,) of the images of a batch: by name, or else by their number in the stream.
 
     Args:
+        batch: of a loader.
         begin: how many images of the stream came before.
     """
     names = batch.get("image_name") if isinstance(batch, Mapping) else None

@@ -52,12 +52,12 @@ def run(config: Any) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command line, with OpenOOD's order: merge the files, apply the options, resolve `@{}`.
+    """The command line, in OpenOOD's order: merge the files, apply the options, resolve `@{}`.
 
-    What can be wrong with files, names, options and data is said in one message before any work.
+    Files, names, options and data are checked before any work.
 
     Raises:
-        InternegError: any of that. `openood_interneg.main` prints it.
+        InternegError: one of them is wrong; `openood_interneg.main` prints the message.
     """
     parser = argparse.ArgumentParser(prog="python -m openood_interneg.main")
     parser.add_argument("--config", nargs="+", required=True, metavar="YAML")

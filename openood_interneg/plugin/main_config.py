@@ -46,7 +46,7 @@ def packaged(name: str) -> Path:
 
 
 def locate(config: MutableMapping[str, Any], file: Path, data_root: str | None) -> None:
-    """Makes the paths of a dataset YAML what `interneg eval --data-root` makes of them."""
+    """Resolves the paths of a dataset YAML as `interneg eval --data-root` does."""
     root = data_folder(file.absolute(), data_root)
     for _, _, sets in data_blocks(config):
         for part in sets:
@@ -56,7 +56,7 @@ def locate(config: MutableMapping[str, Any], file: Path, data_root: str | None) 
 
 
 def complete(config: Any) -> None:
-    """Fills in what OpenOOD's loaders want and a short dataset YAML leaves out."""
+    """Fills in what OpenOOD's loaders need and a short dataset YAML leaves out."""
     for name, block, sets in data_blocks(config):
         defaults = {
             "name": config.dataset.name,

@@ -32,7 +32,8 @@ class ClipHead(nn.Module):
     reads its accuracy from `net(x).argmax(1)`.
 
     Args:
-        labels: (C, D) unit text features. logit_scale: s; logits are s * cosine.
+        labels: (C, D) unit text features.
+        logit_scale: s; logits are s * cosine.
     """
 
     def __init__(self, labels: Tensor, logit_scale: float):
@@ -125,7 +126,7 @@ class ClipZeroShot(ClipHead):
         """Builds the network from names.
 
         Args:
-            backbone, pretrained, device, precision: as for `load_backbone`.
+            backbone: as for `load_backbone`, like pretrained, device and precision.
             class_names: a known set (cifar10, cifar100, imagenet200, imagenet), a text file with
                 one name a line, or the names.
         """
@@ -239,16 +240,16 @@ def own_preprocessing(
 
 
 def name_class_names(dataset: str, names: Sequence[str]) -> None:
-    """Says what the classes of a benchmark are called, in label order.
+    """Sets the names of a benchmark's classes, in label order.
 
-    A network whose names are others is refused on that benchmark, so this is also how to say that
-    your own words for its classes are meant.
+    A network with other class names is refused on that benchmark; with this function you can use
+    your own names for its classes.
     """
     _named[dataset] = check_class_names(names)
 
 
 def known_class_names(dataset: str | None) -> tuple[str, ...] | None:
-    """What the classes of a benchmark are called; None where nobody has said it."""
+    """Names of a benchmark's classes; None if they are not known."""
     if dataset in _named:
         return _named[dataset]
     return read_class_names(dataset) if dataset in KNOWN_CLASS_NAMES else None

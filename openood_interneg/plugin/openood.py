@@ -41,7 +41,7 @@ _ROOTS = ("openood.evaluation_api", "openood.pipelines", "openood.networks", "op
 
 
 class OpenOODError(InternegError, ImportError):
-    """OpenOOD is here and cannot be imported."""
+    """OpenOOD is installed, but cannot be imported."""
 
 
 class OpenOODMissing(OpenOODError):
@@ -97,7 +97,7 @@ def load_openood() -> Mapping[str, str]:
     `import faiss` anywhere else behaves as if this function did not exist.
 
     Returns:
-        What was stood in for: module name -> why.
+        The stand-ins: name of the missing module -> reason.
 
     Raises:
         OpenOODMissing: OpenOOD is not installed. OpenOODError: its import fails.
@@ -122,7 +122,7 @@ def load_openood() -> Mapping[str, str]:
 
 
 def stand_ins() -> Mapping[str, str]:
-    """What has been stood in for so far: module name -> why."""
+    """The stand-ins so far: name of the missing module -> reason."""
     return MappingProxyType(_stood_in)
 
 

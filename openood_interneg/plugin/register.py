@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from torchvision.transforms import InterpolationMode
+
 from openood_interneg.data.benchmark_files import configs_root
 from openood_interneg.plugin.benchmarks import (
     Registered,
@@ -70,7 +72,7 @@ def register() -> None:
     for name, cls in methods.items():
         insert(api_postprocessor.postprocessors, name, cls, "openood.evaluation_api")
     insert(transform.normalization_dict, PREPROCESSOR, [list(CLIP_MEAN), list(CLIP_STD)], "")
-    insert(transform.interpolation_modes, INTERPOLATION, _bicubic(), "")
+    insert(transform.interpolation_modes, INTERPOLATION, InterpolationMode.BICUBIC, "")
 
     wrap_factory(postprocessors, "get_postprocessor", lambda c: c.postprocessor.name, methods)
     wrap_factory(networks, "get_network", lambda c: c.name, {NETWORK: build_network})
@@ -192,12 +194,6 @@ def _mixed_evaluator(config: Any) -> Any:
     from openood_interneg.plugin.main_evaluator import MixedOODEvaluator
 
     return MixedOODEvaluator(config)
-
-
-def _bicubic() -> Any:
-    from torchvision.transforms import InterpolationMode
-
-    return InterpolationMode.BICUBIC
 
 
 def find_benchmark(name: str) -> Registered | None:

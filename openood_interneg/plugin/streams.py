@@ -35,9 +35,11 @@ class MixedStreams:
     scored once. Anything else is fed images in the mixed order, ID images anew for every set.
 
     Args:
-        net, postprocessor: set up for one another.
+        net: the network.
+        postprocessor: set up with it.
         id_loaders: name -> loader of ID images; usually the test set alone.
-        seed: of the order. batch_size: images per step of the stream.
+        seed: of the order.
+        batch_size: images per step of the stream.
         stateless: whether the postprocessor has no memory; ignored for this package's own.
     """
 
@@ -146,9 +148,11 @@ def evaluate(
     """Evaluates a postprocessor over loaders, without OpenOOD.
 
     Args:
-        net: `ClipZeroShot`. id_loaders: "train" (where the method needs ID images) and "test".
+        net: `ClipZeroShot`.
+        postprocessor: of this package.
+        id_loaders: "train" (where the method needs ID images) and "test".
         ood_loaders: group ("near", "far") -> set -> loader.
-        protocol, seed, batch_size: as for the evaluator.
+        protocol: as for the evaluator, like seed and batch_size.
 
     Returns:
         The table of OpenOOD: a row per OOD set, then the group's mean; percent.

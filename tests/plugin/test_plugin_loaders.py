@@ -5,7 +5,7 @@ import torch
 from drawn_images import Images, loader
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
-from openood_interneg.plugin.loaders import LoaderImages, dataset_labels, keys_of
+from openood_interneg.plugin.loaders import LoaderImages, dataset_labels, ids_of
 
 
 def test_labels_without_reading_images():
@@ -35,8 +35,8 @@ def test_random_training_images_are_warned_of(net):
         LoaderImages(loader(images), net)
 
 
-def test_keys_are_names_or_places():
+def test_ids_are_names_or_numbers():
     batch = {"data": torch.zeros(2, 3), "image_name": ["a", "b"]}
-    assert torch.equal(keys_of(batch, 0), keys_of(batch, 5))
+    assert torch.equal(ids_of(batch, 0), ids_of(batch, 5))
     unnamed = {"data": torch.zeros(2, 3)}
-    assert keys_of(unnamed, 0)[1] == keys_of(unnamed, 1)[0]
+    assert ids_of(unnamed, 0)[1] == ids_of(unnamed, 1)[0]

@@ -18,7 +18,7 @@ from openood_interneg.detectors.registry import get_method, list_methods
 from openood_interneg.evaluation.protocols import run_mixed, stream
 from openood_interneg.negatives.space_builder import TextSpaceBuilder
 from openood_interneg.negatives.stored_inversion import live_inverter
-from openood_interneg.plugin.loaders import LoaderError, LoaderImages, keys_of
+from openood_interneg.plugin.loaders import LoaderError, LoaderImages, ids_of
 from openood_interneg.plugin.network import ClipZeroShot
 from openood_interneg.plugin.postprocessors import (
     InterNegNegativesOnlyPostprocessor,
@@ -148,7 +148,7 @@ def test_inference_is_the_detectors_replay(net, options, loaders):
     detector.fit(source.space_for(method, settings))
     batches = list(loaders["test"])
     features = torch.cat([net.clip.encode_image(b["data"]) for b in batches])
-    keys = torch.cat([keys_of(b, 0) for b in batches])
+    keys = torch.cat([ids_of(b, 0) for b in batches])
     expected_pred, expected = (t.numpy() for t in stream(detector, features, keys, 8))
     assert np.array_equal(conf, expected) and np.array_equal(pred, expected_pred)
 
