@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from openood_interneg.application.state import text_digest
+from openood_interneg.data.digests import bytes_digest, texts_digest
 from openood_interneg.data.images import ImageError
 from openood_interneg.vlm.text_files import read_bytes
 
@@ -25,7 +24,7 @@ def images_digest(sources: Sequence[Any], labels: np.ndarray) -> str:
         path = Path(source)
         size = path.stat().st_size if path.is_file() else -1
         lines.append(f"{path.parent.name}/{path.name} {label} {size}")
-    return text_digest(lines)
+    return texts_digest(lines)
 
 
 def contents_digest(sources: Sequence[Any]) -> str:
@@ -41,8 +40,8 @@ def contents_digest(sources: Sequence[Any]) -> str:
         if not isinstance(source, (str, os.PathLike)):
             return ""
         data = read_bytes(Path(source), ImageError)
-        digests.append(hashlib.blake2b(data, digest_size=16).hexdigest())
-    return text_digest(digests)
+        digests.append(bytes_digest(data))
+    return texts_digest(digests)
 
 
 class LabelledImages:

@@ -14,10 +14,10 @@ from openood_interneg.application.state import (
     StateError,
     read_state,
     refuse_differences,
-    tensor_digest,
     write_state,
 )
 from openood_interneg.application.stream import StreamRecord
+from openood_interneg.data.digests import tensor_digest
 from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.settings import shown
 

@@ -8,7 +8,6 @@ a `StateError`.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -69,29 +68,6 @@ _META = {
 
 class StateError(StoreError):
     """A state that is damaged, or that belongs to another model, label set or setting."""
-
-
-def text_digest(texts: Sequence[str]) -> str:
-    """Hex digest of a sequence of strings, order included."""
-    hasher = hashlib.blake2b(digest_size=16)
-    for text in texts:
-        data = text.encode("utf-8", "surrogateescape")
-        hasher.update(len(data).to_bytes(8, "big") + data)
-    return hasher.hexdigest()
-
-
-def chained(digest: str, name: str) -> str:
-    """Digest of a stream's names so far, one name longer."""
-    data = digest.encode() + name.encode("utf-8", "surrogateescape")
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
-
-
-def tensor_digest(tensor: Tensor) -> str:
-    """Hex digest of a tensor's shape and values."""
-    hasher = hashlib.blake2b(f"{tuple(tensor.shape)}".encode(), digest_size=16)
-    values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    hasher.update(values.numpy().data)
-    return hasher.hexdigest()
 
 
 def write_state(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:

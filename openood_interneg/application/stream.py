@@ -12,7 +12,8 @@ from torch import Tensor
 
 from openood_interneg.application.images import Found
 from openood_interneg.application.inputs import UNKNOWN
-from openood_interneg.application.state import StateError, chained
+from openood_interneg.application.state import StateError
+from openood_interneg.data.digests import extend_digest
 from openood_interneg.detectors.base import Scores
 
 
@@ -74,7 +75,7 @@ class StreamRecord:
         digest = ""
         for place in range(count):
             try:
-                digest = chained(digest, image_name(next(images), self.begun + place))
+                digest = extend_digest(digest, image_name(next(images), self.begun + place))
             except StopIteration:
                 raise StateError(
                     f"the state stands after {count} images, the input has only {place}; it is "
@@ -90,7 +91,7 @@ class StreamRecord:
         """Keeps the names of a batch and how many of it were unreadable."""
         self.failed += failed
         for name in names:
-            self.names = chained(self.names, name)
+            self.names = extend_digest(self.names, name)
 
 
 def image_name(source: Any, position: int) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from openood_interneg.data.digests import bytes_digest
 from openood_interneg.settings import InternegError, shown
 from openood_interneg.vlm.text_files import read_text
 
@@ -28,7 +29,8 @@ class ImageList:
     """Images of one set with their labels.
 
     Attributes:
-        name: of the data set. folder: what the paths are relative to.
+        name: of the data set.
+        folder: what the paths are relative to.
         paths: relative paths; they are also the images' names (and keys).
         labels: (n,) int64, -1 for OOD.
     """
@@ -74,6 +76,12 @@ class ImageList:
             hasher.update(os.fsencode(name))
             hasher.update(f"\0{label}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
         return hasher.hexdigest()
+
+
+def list_digest(images: ImageList) -> str:
+    """Digest of the names and labels of an image list; no file is looked at."""
+    pairs = zip(images.paths, images.labels.tolist(), strict=True)
+    return bytes_digest("".join(f"{name} {label}\n" for name, label in pairs).encode())
 
 
 def read_image_list(path: Path, folder: Path, name: str) -> ImageList:

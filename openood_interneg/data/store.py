@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from openood_interneg.data.digests import digest
 from openood_interneg.data.store_folders import (
     temporary_root,
     warn_if_others_write,
@@ -30,10 +31,8 @@ from openood_interneg.data.stored_files import (
     StoreError,
     atomic_path,
     check_layout,
-    digest,
     discard,
     read_tensors,
-    tensors_digest,
     write_tensors,
     write_text,
 )
@@ -46,9 +45,7 @@ __all__ = [
     "StoreError",
     "atomic_path",
     "default_root",
-    "digest",
     "read_tensors",
-    "tensors_digest",
     "write_tensors",
     "write_text",
     "writing",
@@ -75,7 +72,8 @@ class Entry:
     Args:
         folder: where it lies, in a folder of its kind in the root; its name says whose a shard is.
         key: what decides its content (kept in the manifest).
-        rows: total number of rows. shard_rows: rows per shard (the last may have fewer).
+        rows: total number of rows.
+        shard_rows: rows per shard (the last may have fewer).
         layout: tensors that a shard must hold; None for any.
     """
 

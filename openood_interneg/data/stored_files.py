@@ -3,7 +3,6 @@ when they are read."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import secrets
@@ -20,6 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from openood_interneg.data.digests import tensors_digest
 from openood_interneg.settings import InternegError
 
 
@@ -27,28 +27,13 @@ class StoreError(InternegError, RuntimeError):
     """A stored file that is damaged or cannot be written."""
 
 
-def digest(value: Any) -> str:
-    """Hex digest of a JSON-like value; the same for equal values."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
-    """Hex digest of named tensors: names, dtypes, shapes and values."""
-    hasher = hashlib.blake2b(digest_size=16)
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        hasher.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return hasher.hexdigest()
-
-
 @dataclass(frozen=True)
 class Rows:
     """What a stored tensor must look like; its first dimension counts rows and is left out.
 
     Attributes:
-        shape: of a row; None stands for any size. dtype: of all values.
+        shape: of a row; None stands for any size.
+        dtype: of all values.
         values: "any"; "number", no NaN; "unit", finite rows of length 1.
         check_values: raises ValueError for other values.
     """
@@ -174,7 +159,9 @@ def read_tensors(
     """Reads a file of `write_tensors` and checks its digest.
 
     Args:
-        layout: what it must hold. rows: how many of them; None for any number.
+        path: of the file.
+        layout: what it must hold.
+        rows: how many rows; None for any number.
 
     Raises:
         StoreError: absent, no regular file, truncated, changed or foreign.

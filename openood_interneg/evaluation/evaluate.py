@@ -17,10 +17,11 @@ import numpy as np
 from torch import Tensor
 
 from openood_interneg.data.benchmark import Benchmark
+from openood_interneg.data.digests import digest
 from openood_interneg.data.encode import Encoder, FeatureKind, ListedIdImages, Progress, kind_name
 from openood_interneg.data.image_ids import image_ids
 from openood_interneg.data.image_lists import BenchmarkError, ImageList, shared_names
-from openood_interneg.data.store import Store, digest
+from openood_interneg.data.store import Store
 from openood_interneg.detectors.base import Detector, DetectorError
 from openood_interneg.detectors.method import Method
 from openood_interneg.detectors.registry import get_method

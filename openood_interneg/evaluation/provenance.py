@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import subprocess
@@ -15,8 +14,8 @@ from typing import Any
 import torch
 
 from openood_interneg.data.benchmark import Benchmark
-from openood_interneg.data.image_lists import ImageList
-from openood_interneg.data.store import digest
+from openood_interneg.data.digests import digest
+from openood_interneg.data.image_lists import list_digest
 from openood_interneg.detectors.method import Method
 from openood_interneg.evaluation.evaluate import Evaluation
 from openood_interneg.negatives.corpus import Corpus, load_corpus
@@ -64,14 +63,6 @@ def device_name(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     threads = f"{torch.get_num_threads()} of {os.cpu_count()} threads"
     return f"{device.type} ({platform.machine()}, {threads})"
-
-
-def list_digest(images: ImageList) -> str:
-    """Hex digest of the names and labels of an image list; no file is looked at."""
-    hasher = hashlib.blake2b(digest_size=16)
-    for name, label in zip(images.paths, images.labels.tolist(), strict=True):
-        hasher.update(f"{name} {label}\n".encode())
-    return hasher.hexdigest()
 
 
 def describe_benchmark(benchmark: Benchmark) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import hashlib
 import io
 import json
 import os
@@ -15,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Protocol
 
+from openood_interneg.data.digests import bytes_digest
 from openood_interneg.negatives.wordnet import nltk_entries
 from openood_interneg.negatives.words import (
     ADJECTIVE,
@@ -66,9 +66,9 @@ class Corpus:
 
     @cached_property
     def digest(self) -> str:
-        """Hex blake2b of the words and their parts of speech, in order; a key for caches."""
+        """Digest of the words and their parts of speech, in order; a key for caches."""
         content = json.dumps([self.nouns, self.adjectives]).encode()
-        return hashlib.blake2b(content, digest_size=16).hexdigest()
+        return bytes_digest(content)
 
     def __len__(self) -> int:
         """Number of words; one that is both a noun and an adjective counts twice."""
@@ -169,7 +169,7 @@ def load_corpus(source: str | Path) -> Corpus:
 
 
 def source_digest(source: str | Path) -> str:
-    """Hex blake2b of what `load_corpus` would read; a key for caches that needs no parsing.
+    """Digest of what `load_corpus` would read; a key for caches that needs no parsing.
 
     Raises:
         CorpusError: as `load_corpus`.
@@ -184,7 +184,7 @@ def source_digest(source: str | Path) -> str:
             return load_corpus(source).digest  # says what is wrong with it
         content = read_bytes(path, CorpusError, unpack=False)
     name = Path(source).name.lower()  # its ending decides how it is read
-    return hashlib.blake2b(name.encode() + b"\0" + content, digest_size=16).hexdigest()
+    return bytes_digest(name.encode() + b"\0" + content)
 
 
 def _packaged() -> bytes:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from openood_interneg.data.classnames import check_tokens
+from openood_interneg.data.digests import digest, tensors_digest
 from openood_interneg.data.encode import Progress, backbone_key
-from openood_interneg.data.store import Store, digest, tensors_digest
+from openood_interneg.data.store import Store
 from openood_interneg.negatives.corpus import (
     Corpus,
     CorpusSettings,

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from openood_interneg.data.digests import tensors_digest
 from openood_interneg.data.encode import backbone_key
 from openood_interneg.data.store import (
     Rows,
     Store,
     StoreError,
     read_tensors,
-    tensors_digest,
     write_tensors,
     writing,
 )

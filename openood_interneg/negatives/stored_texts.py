@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
+from openood_interneg.data.digests import digest
 from openood_interneg.data.encode import Progress, backbone_key
-from openood_interneg.data.store import Entry, Rows, Store, digest
+from openood_interneg.data.store import Entry, Rows, Store
 from openood_interneg.negatives.mining import Criterion, ranked
 from openood_interneg.negatives.raw_average import encode_ensemble
 from openood_interneg.negatives.text_space import Average

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from openood_interneg.data.encode import kind_name
+from openood_interneg.data.image_lists import list_digest
 from openood_interneg.detectors.registry import get_method
 from openood_interneg.evaluation.evaluate import Evaluation, with_seed
-from openood_interneg.evaluation.provenance import corpus, environment, list_digest, versions
+from openood_interneg.evaluation.provenance import corpus, environment, versions
 from openood_interneg.reproduce.experiment import Experiment, Part, Point, Variant
 from openood_interneg.reproduce.options import Options
 from openood_interneg.settings import MethodSettings, SettingsError, as_mapping, merged

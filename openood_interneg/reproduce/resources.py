@@ -7,9 +7,10 @@ import os
 import torch
 
 from openood_interneg.data.benchmark import Benchmark
+from openood_interneg.data.digests import digest
 from openood_interneg.data.encode import Progress
 from openood_interneg.data.image_lists import BenchmarkError, ImageList
-from openood_interneg.data.store import Store, digest
+from openood_interneg.data.store import Store
 from openood_interneg.evaluation.evaluate import Evaluation
 from openood_interneg.evaluation.provenance import describe_benchmark
 from openood_interneg.reproduce.experiment import Part

@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from openood_interneg.data.digests import digest
 from openood_interneg.data.encode import Progress
-from openood_interneg.data.store import Store, digest
+from openood_interneg.data.store import Store
 from openood_interneg.detectors.registry import get_method
 from openood_interneg.reproduce.cells import (
     Cell,

@@ -6,14 +6,14 @@ never believed, and made anew.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from openood_interneg.data.store import StoreError, digest, write_text
+from openood_interneg.data.digests import bytes_digest, digest
+from openood_interneg.data.store import StoreError, write_text
 from openood_interneg.vlm.text_files import read_bytes, read_json
 
 SEAL = "seal"
@@ -48,7 +48,7 @@ def file_digest(path: Path) -> str | None:
         data = read_bytes(path, StoreError, limit=2**32)
     except StoreError:
         return None
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
+    return bytes_digest(data)
 
 
 def _warn_of(why: str) -> None:

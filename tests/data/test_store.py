@@ -20,14 +20,8 @@ import torch
 import torch.nn.functional as F
 
 from openood_interneg.data import store as store_module
-from openood_interneg.data.store import (
-    Rows,
-    Store,
-    StoreError,
-    read_tensors,
-    tensors_digest,
-    write_tensors,
-)
+from openood_interneg.data.digests import tensors_digest
+from openood_interneg.data.store import Rows, Store, StoreError, read_tensors, write_tensors
 from openood_interneg.data.store_folders import STALE
 from openood_interneg.negatives.stored_inversion import StoredInverter
 
