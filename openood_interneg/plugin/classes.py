@@ -19,7 +19,7 @@ def check_classes(
     net: ClipHead,
     dataset: str | None,
     num_classes: int | None = None,
-    said: Sequence[str] | None = None,
+    given_names: Sequence[str] | None = None,
 ) -> None:
     """Compares a network's class names with a benchmark's: names, order and number.
 
@@ -29,13 +29,13 @@ def check_classes(
         net: the network.
         dataset: the benchmark.
         num_classes: its number of classes, where its names are not known.
-        said: names of its classes that the user has given for this network.
+        given_names: names of its classes that the user has given for this network.
 
     Raises:
         ClassesError: naming both.
     """
     ours = net.class_names if isinstance(net, ClipZeroShot) else None
-    compare_names(ours, net.num_classes, dataset, num_classes, said)
+    compare_names(ours, net.num_classes, dataset, num_classes, given_names)
 
 
 def compare_names(
@@ -43,11 +43,11 @@ def compare_names(
     number: int,
     dataset: str | None,
     num_classes: int | None = None,
-    said: Sequence[str] | None = None,
+    given_names: Sequence[str] | None = None,
 ) -> None:
     """`check_classes` of a network that is not loaded yet: its class names and their number."""
-    theirs = known_class_names(dataset) if said is None else tuple(said)
-    count = num_classes if theirs is None or said is not None else len(theirs)
+    theirs = known_class_names(dataset) if given_names is None else tuple(given_names)
+    count = num_classes if theirs is None or given_names is not None else len(theirs)
     if count is not None and count != number:
         raise ClassesError(
             f"the network has {number} classes{_some(ours)}, the benchmark '{dataset}' "
@@ -73,10 +73,11 @@ def check_loaders(
     net: ClipZeroShot,
     loaders: Mapping[str, Any] | None,
     dataset: str | None,
-    said: Sequence[str] | None = None,
+    given_names: Sequence[str] | None = None,
 ) -> None:
-    """`check_classes` for OpenOOD's loaders, whose data sets bear their benchmark's name; and that
-    every label of an ID loader is that of a class.
+    """`check_classes` for OpenOOD's loaders, whose data sets have the name of their benchmark.
+
+    Every label of an ID loader must be that of a class, too.
 
     Raises:
         ClassesError: names, order, number or labels differ.
@@ -86,7 +87,7 @@ def check_loaders(
         name = dataset
         if name is None and isinstance(getattr(data, "name", None), str):
             name = data.name.removesuffix(f"_{split}")
-        check_classes(net, name, getattr(data, "num_classes", None), said)
+        check_classes(net, name, getattr(data, "num_classes", None), given_names)
         labels = listed_labels(data)
         if labels is None or len(labels) == 0:
             continue

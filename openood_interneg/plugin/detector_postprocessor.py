@@ -1,6 +1,6 @@
 """A method of this package behind the interface of OpenOOD's postprocessors.
 
-Without OpenOOD the same class stands on a base class of its own and runs over the same loaders.
+Without OpenOOD the class has a base class of this package and runs over the same loaders.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class DetectorPostprocessor(SweptSettings, BasePostprocessor):
         """
         net.eval()
         clip = as_clip(net, self._names())
-        check_loaders(clip, id_loader_dict, self._dataset, said=self.class_names)
+        check_loaders(clip, id_loader_dict, self._dataset, given_names=self.class_names)
         if self.APS_mode and not self.hyperparam_search_done:
             splits = [id_loader_dict or {}, ood_loader_dict or {}]
             check_search(self.method.name, *("val" in split for split in splits))

@@ -34,6 +34,7 @@ from openood_interneg.plugin.evaluator_parts import (
     NamedSearch,
     check_count,
     look_for_csid,
+    method_name,
     note_incomparable,
     stream_metrics,
 )
@@ -105,10 +106,10 @@ class Evaluator(NamedSearch, _api.Evaluator):
         check_count("batch_size", batch_size, 1)
         register()
         info, data_root = _entry(id_name, data_root)
-        said = getattr(postprocessor, "class_names", None)
-        names = known_class_names(id_name) if said is None else said
+        given_names = getattr(postprocessor, "class_names", None)
+        names = known_class_names(id_name) if given_names is None else given_names
         if inner_clip(net) is not None:
-            check_classes(as_clip(net, names), id_name, info["num_classes"], said)
+            check_classes(as_clip(net, names), id_name, info["num_classes"], given_names)
         self.protocol, self.seed, self.batch_size = protocol, seed, batch_size
         self._device = network_device(net)
         config_root = str(config_root or packaged_configs())
@@ -179,8 +180,7 @@ class Evaluator(NamedSearch, _api.Evaluator):
             LoaderError: the benchmark has no validation images.
         """
         loaders = self.dataloader_dict
-        name = getattr(getattr(self.postprocessor, "method", None), "name", None)
-        name = name or type(self.postprocessor).__name__
+        name = method_name(self.postprocessor)
         self.searched = self.postprocessor
         check_search(name, "val" in loaders["id"], "val" in loaders["ood"])
         with redirect_cuda(self._device):

@@ -31,6 +31,12 @@ class NamedSearch:
         return [NamedValues(names, values) for values in made]
 
 
+def method_name(postprocessor: Any) -> str:
+    """Name of a postprocessor's method; of its class if it is not of this package."""
+    name = getattr(getattr(postprocessor, "method", None), "name", None)
+    return name or type(postprocessor).__name__
+
+
 def stream_metrics(id_scores: Triple, ood_scores: Triple, postprocessor: Any) -> list[float]:
     """OpenOOD's metrics of one stream.
 
@@ -42,9 +48,8 @@ def stream_metrics(id_scores: Triple, ood_scores: Triple, postprocessor: Any) ->
     pred, conf, label = (np.concatenate([a, b]) for a, b in zip(id_scores, ood_scores, strict=True))
     if not np.isfinite(conf).all():
         count = int((~np.isfinite(conf)).sum())
-        name = getattr(getattr(postprocessor, "method", None), "name", None)
         raise BaselineError(
-            f"{name or type(postprocessor).__name__} gives NaN or infinity for {count} of "
+            f"{method_name(postprocessor)} gives NaN or infinity for {count} of "
             f"{len(conf)} images; often the dimension of its subspace (dim, vim) does not fit the "
             "feature size, or a class is without images among those it was fitted to"
         )

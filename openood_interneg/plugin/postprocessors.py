@@ -1,4 +1,4 @@
-"""Every method of this package as a postprocessor of OpenOOD's.
+"""Every method of this package as a postprocessor for OpenOOD.
 
 Each row of the table of methods has a class (`InterNegPostprocessor`, `NegLabelPostprocessor`,
 ...), made here; what they do is in `detector_postprocessor`.

@@ -1,4 +1,4 @@
-"""What stands in the place of OpenOOD's classes where OpenOOD is not installed."""
+"""What replaces OpenOOD's classes if OpenOOD is not installed."""
 
 from __future__ import annotations
 

@@ -32,7 +32,8 @@ class MixedStreams:
 
     A postprocessor of this package encodes every image once; its memory starts fresh for every
     OOD set. One without a memory gives an image the same score in any order, so every loader is
-    scored once. Anything else is fed images in the mixed order, ID images anew for every set.
+    scored once. Any other postprocessor gets the images in the mixed order, and the ID images again
+    for every set.
 
     Args:
         net: the network.
@@ -68,7 +69,7 @@ class MixedStreams:
             id_scores = _joined([self.scored(n, loader) for n, loader in self.id_loaders.items()])
             ood_scores = self.scored(name, ood_loader)
         else:
-            id_scores, ood_scores = self._fed(ood_loader)
+            id_scores, ood_scores = self._through_loader(ood_loader)
         pred, conf, label = ood_scores
         return id_scores, (pred, conf, np.full_like(label, -1))
 
@@ -98,7 +99,7 @@ class MixedStreams:
             self._scores[name] = self.postprocessor.inference(self.net, loader, self.progress)
         return self._scores[name]
 
-    def _fed(self, ood_loader: DataLoader) -> tuple[Triple, Triple]:
+    def _through_loader(self, ood_loader: DataLoader) -> tuple[Triple, Triple]:
         sets: list[Any] = [loader.dataset for loader in self.id_loaders.values()]
         ood: Any = ood_loader.dataset
         num_id = sum(map(len, sets))
