@@ -16,6 +16,7 @@ import open_clip
 import torch
 
 from openood_interneg.vlm.backbones import Backbone
+from openood_interneg.vlm.device import device_name
 from openood_interneg.vlm.preprocess import Preprocess
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -80,10 +81,8 @@ def _wait() -> None:
 
 def machine(device: str | torch.device = "cpu") -> dict[str, Any]:
     """The machine as figures should state it."""
-    device = torch.device(device)
-    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     return {
-        "device": kind,
+        "device": device_name(device),
         "cpu": _cpu(),
         "cores": os.cpu_count(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
@@ -118,13 +117,6 @@ def peak_bytes() -> int:
     return peak * (1 if platform.system() == "Darwin" else 1024)
 
 
-def pick_device(name: str) -> torch.device:
-    """`auto` takes a GPU where there is one."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
-
-
 def write(
     name: str,
     variants: Mapping[str, float],
@@ -137,7 +129,11 @@ def write(
     """Writes `<name>.json` (with `-cuda` on a GPU) and prints where.
 
     Args:
-        variants: median seconds of each. ratio: slow over fast, unless `more` says otherwise.
+        name: of the file.
+        variants: median seconds of each.
+        ratio: slow over fast, unless `more` says otherwise.
+        device: on which it ran.
+        out: folder, by default the one of this checkout's results.
         more: further keys.
     """
     suffix = "" if torch.device(device).type == "cpu" else f"-{torch.device(device).type}"

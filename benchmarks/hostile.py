@@ -56,7 +56,7 @@ PROTECTIONS = {
 
 @dataclass
 class Pool:
-    """Features (n, D) and keys (n,) of drawn images."""
+    """Features (n, D) and ids (n,) of drawn images."""
 
     features: Tensor
     ids: Tensor
@@ -141,11 +141,11 @@ class Bench:
 
     def invert(self, features: Tensor, ids: Tensor) -> Tensor:
         """Inversions are a function of image and seed: every method and stream shares them."""
-        missing = [i for i, key in enumerate(ids.tolist()) if key not in self.known]
+        missing = [i for i, own_id in enumerate(ids.tolist()) if own_id not in self.known]
         if missing:
             rows = self.inverter(features[missing], ids[missing])
             self.known |= dict(zip(ids[missing].tolist(), rows, strict=True))
-        return torch.stack([self.known[key] for key in ids.tolist()])
+        return torch.stack([self.known[own_id] for own_id in ids.tolist()])
 
     def detector(self, name: str, classes: int = len(ID_KINDS)) -> Detector:
         """A fitted detector of one of the variants."""

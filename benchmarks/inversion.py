@@ -21,10 +21,11 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from common import TOWERS, machine, medians, pick_device, random_backbone, random_features, write
+from common import TOWERS, machine, medians, random_backbone, random_features, write
 
 from openood_interneg.negatives.inversion import LiveInverter, random_start
 from openood_interneg.vlm.backbones import Backbone
+from openood_interneg.vlm.device import pick_device
 from openood_interneg.vlm.prompts import prompt_set
 
 STEPS = 10

@@ -29,7 +29,6 @@ from common import (
     machine,
     medians,
     peak_bytes,
-    pick_device,
     random_backbone,
     random_features,
     resident_bytes,
@@ -41,6 +40,7 @@ from openood_interneg.negatives.corpus import load_corpus
 from openood_interneg.negatives.space_builder import TextSpaceBuilder
 from openood_interneg.settings import TextSpaceSettings
 from openood_interneg.vlm.backbones import Backbone
+from openood_interneg.vlm.device import pick_device
 from openood_interneg.vlm.preprocess import Preprocess
 
 CLASSES, PLAIN_BATCH, SAMPLED = 1000, 100, 10

@@ -14,12 +14,13 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from common import machine, medians, pick_device, random_backbone, write
+from common import machine, medians, random_backbone, write
 
 from openood_interneg.detectors.interneg import InterNeg
 from openood_interneg.negatives.inversion import LiveInverter
 from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.settings import InterNegSettings
+from openood_interneg.vlm.device import pick_device
 from openood_interneg.vlm.prompts import prompt_set
 
 CLASSES, NEGATIVES, CAPACITY, BATCH, ENCODED = 1000, 2000, 2000, 256, 32

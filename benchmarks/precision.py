@@ -21,10 +21,11 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from common import machine, medians, pick_device, random_backbone, write
+from common import machine, medians, random_backbone, write
 
 from openood_interneg.demo.benchmark import write_benchmark
 from openood_interneg.settings import SettingsError
+from openood_interneg.vlm.device import pick_device
 
 METHODS = "mcm,neglabel,interneg_negatives_only,interneg"
 

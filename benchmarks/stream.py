@@ -16,11 +16,12 @@ import time
 
 import torch
 import torch.nn.functional as F
-from common import machine, peak_bytes, pick_device, resident_bytes, write
+from common import machine, peak_bytes, resident_bytes, write
 
 from openood_interneg.detectors.interneg import InterNeg
 from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.settings import InterNegSettings
+from openood_interneg.vlm.device import pick_device
 
 BATCH = 256
 TENTHS = 10

@@ -32,6 +32,7 @@ from openood_interneg.negatives.inversion import CHUNK_BYTES, LiveInverter
 from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.settings import InterNegSettings, SettingsError
 from openood_interneg.vlm.backbones import Backbone
+from openood_interneg.vlm.device import device_name
 from openood_interneg.vlm.factory import OPENAI_BACKBONES
 from openood_interneg.vlm.preprocess import Preprocess
 from openood_interneg.vlm.prompts import prompt_set
@@ -218,10 +219,9 @@ def cost_table(
     """Measures the stages and lays the prediction out, for four shares of gated images."""
     stages = measure(name, device, precision, templates)
     workers = workers or max((os.cpu_count() or 2) // 2, 1)
-    kind = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else "CPU"
     many = "" if devices == 1 else f", {devices} of them"
     table = Table(
-        title=f"{images:,} images, {name}, {precision}, {templates}, {kind}{many}",
+        title=f"{images:,} images, {name}, {precision}, {templates}, {device_name(device)}{many}",
         caption=(
             "Measured here with random weights, per image: "
             f"decode {_ms(stages.decode)}, encode {_ms(stages.encode)}, score {_ms(stages.score)}, "

@@ -20,6 +20,7 @@ from openood_interneg.detectors.method import Method
 from openood_interneg.evaluation.evaluate import Evaluation
 from openood_interneg.negatives.corpus import Corpus, load_corpus
 from openood_interneg.settings import MethodSettings, TextSpaceSettings, as_mapping
+from openood_interneg.vlm.device import device_name
 
 FPR = "FPR@95: OOD is positive (OpenOOD's); FPR@95(ID+): ID is positive"
 
@@ -57,10 +58,10 @@ def _git(folder: Path, *args: str) -> str:
     return done.stdout.strip()
 
 
-def device_name(device: torch.device) -> str:
-    """Name of the device as figures should state it."""
+def _described(device: torch.device) -> str:
+    """The device as figures should state it: on a CPU with the threads in use."""
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+        return device_name(device)
     threads = f"{torch.get_num_threads()} of {os.cpu_count()} threads"
     return f"{device.type} ({platform.machine()}, {threads})"
 
@@ -105,7 +106,7 @@ def describe_corpus(source: str) -> dict[str, Any]:
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions, commit and device of this process."""
-    return {"versions": versions(), "git_commit": git_commit(), "device": device_name(device)}
+    return {"versions": versions(), "git_commit": git_commit(), "device": _described(device)}
 
 
 def run_record(

@@ -1,4 +1,4 @@
-"""The one check that a device can be used, before anything is loaded onto it."""
+"""Devices: the check that one can be used, before anything is loaded onto it, and its name."""
 
 from __future__ import annotations
 
@@ -24,3 +24,9 @@ def pick_device(name: str | torch.device) -> torch.device:
             f"device '{name}' cannot be used here ({first_line(error, 100)}); use the device 'cpu'"
         ) from error
     return device
+
+
+def device_name(device: str | torch.device) -> str:
+    """Name of a GPU, or CPU."""
+    device = torch.device(device)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
