@@ -1,11 +1,16 @@
-"""What several test files need: random unit rows, a random CLIP, prompts at full length."""
+"""What several test files need: random unit rows, a random CLIP, stored entries."""
 
 import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import open_clip
+import pytest
 import torch
 import torch.nn.functional as F
 
+from openood_interneg.data.store import Entry, Rows, Store
 from openood_interneg.vlm.backbones import Backbone
 from openood_interneg.vlm.preprocess import Preprocess
 from openood_interneg.vlm.pseudo_prompts import PseudoPrompts, pseudo_prompts
@@ -50,3 +55,34 @@ def plain_prompts(backbone, templates, count) -> PseudoPrompts:
     ids = backbone.tokenizer([t.replace("{}", f" {slots} ") for t in templates])
     tower = FullLengthTextTower(backbone.model.encode_text, backbone.model.token_embedding)
     return pseudo_prompts(tower, ids, count, placeholder)
+
+
+STORED_ROWS = {"features": Rows((4,), values="unit")}
+
+
+def filled(root, seed: int = 0) -> tuple[Entry, torch.Tensor]:
+    """An entry of three shards of equal size, and what it holds."""
+    entry = Store(root).entry("features", {"seed": seed}, 6, 2, STORED_ROWS)
+    truth = unit_rows(6, 4, seed)
+
+    def compute(shards):
+        for shard in shards:
+            yield {"features": truth[entry.span(shard)]}
+
+    entry.fill(compute)
+    return entry, truth
+
+
+@contextmanager
+def healed(match: str = "made anew") -> Iterator[None]:
+    """Something of the store is made anew in here, with a warning."""
+    with pytest.warns(UserWarning, match=match):
+        yield
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """No warning in here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield

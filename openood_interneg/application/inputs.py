@@ -15,9 +15,7 @@ from torch.utils.data import DataLoader
 
 from openood_interneg.data.any_image import as_sources, image_files
 from openood_interneg.data.classnames import (
-    KNOWN_CLASS_NAMES,
     ClassNameError,
-    check_class_names,
     class_names,
 )
 from openood_interneg.detectors.base import DetectorError
@@ -32,13 +30,7 @@ def checked_names(names: Sequence[str] | str | Path) -> tuple[str, ...]:
     Raises:
         ClassNameError: names that `check_class_names` refuses, or "unknown".
     """
-    if isinstance(names, (str, Path)):
-        known = str(names) in KNOWN_CLASS_NAMES
-        names = class_names(names)
-        if known:
-            return names  # ImageNet's own list names two classes twice
-    else:
-        names = check_class_names(names)
+    names = class_names(names)
     for place, name in enumerate(names):
         if name.casefold().strip() == UNKNOWN:
             raise ClassNameError(

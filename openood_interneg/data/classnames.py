@@ -22,11 +22,14 @@ class ClassNameError(InternegError, ValueError):
     """A source of class names that cannot be used; the message names the remedy."""
 
 
-def class_names(source: str | Path, *, allow_duplicates: bool = False) -> tuple[str, ...]:
+def class_names(
+    source: str | Path | Sequence[str], *, allow_duplicates: bool = False
+) -> tuple[str, ...]:
     """Return the class names of a data set; entry k is the name of label k.
 
     Args:
-        source: a known name or the path of a UTF-8 text file with one name a line. Known are
+        source: the names themselves, a known name, or the path of a UTF-8 text file with one name a
+            line. Known are
             ``cifar10``; ``cifar100`` (the fine labels, underscores written as spaces);
             ``imagenet`` (OpenAI's cleaned names of the 1000 classes, from open_clip, in which
             "missile" and "sunglasses" stand twice); ``imagenet200`` (OpenOOD v1.5's subset, the
@@ -40,6 +43,8 @@ def class_names(source: str | Path, *, allow_duplicates: bool = False) -> tuple[
             empty, an empty line between names, or duplicates that were not allowed.
         ImportError: ``imagenet`` or ``imagenet200`` without open_clip installed.
     """
+    if not isinstance(source, (str, Path)):
+        return check_class_names(source, allow_duplicates=allow_duplicates)
     if source in ("cifar10", "cifar100"):
         return tuple(_packaged(f"{source}.txt"))
     if source == "imagenet":

@@ -259,6 +259,4 @@ def resolve_class_names(source: str | Path | Sequence[str]) -> tuple[str, ...]:
     """Class names from a registered benchmark's name, a known set, a file or a sequence."""
     if isinstance(source, str) and source in _named:
         return _named[source]
-    if isinstance(source, (str, Path)):
-        return read_class_names(source)
-    return check_class_names(source)
+    return read_class_names(source)

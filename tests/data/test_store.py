@@ -1,63 +1,28 @@
-"""The store under attack: figures are those of an empty one, or there is one message."""
+"""The store: shards resume and heal, and what is damaged, displaced or foreign is made anew."""
 
 import itertools
 import json
 import os
 import shutil
-import signal
-import stat
-import subprocess
-import sys
-import tempfile
-import textwrap
-import time
-import warnings
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
+from helpers import STORED_ROWS, filled, healed, silent, unit_rows
+from safetensors.torch import save_file
 
 from openood_interneg.data import store as store_module
 from openood_interneg.data.digests import tensors_digest
-from openood_interneg.data.store import Rows, Store, StoreError, read_tensors, write_tensors
-from openood_interneg.data.store_folders import STALE
+from openood_interneg.data.store import (
+    Store,
+    StoreError,
+    atomic_path,
+    read_tensors,
+    write_tensors,
+)
 from openood_interneg.negatives.stored_inversion import StoredInverter
 
-LAYOUT = {"features": Rows((4,), values="unit")}
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def rows(seed: int, count: int = 6) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return F.normalize(torch.randn(count, 4, generator=generator), dim=1)
-
-
-def filled(root, seed: int = 0):
-    """An entry of three shards of equal size, and what it holds."""
-    entry = Store(root).entry("features", {"seed": seed}, 6, 2, LAYOUT)
-    truth = rows(seed)
-
-    def compute(shards):
-        for shard in shards:
-            yield {"features": truth[entry.span(shard)]}
-
-    entry.fill(compute)
-    return entry, truth
-
-
-@contextmanager
-def healed(match: str = "made anew"):
-    with pytest.warns(UserWarning, match=match):
-        yield
-
-
-@contextmanager
-def silent():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
 
 
 def swap(a: Path, b: Path) -> None:
@@ -75,9 +40,6 @@ def assert_heals(root, truth, seed: int = 0) -> None:
     with silent():
         entry, _ = filled(root, seed)
         assert entry.sound() and torch.equal(entry.read_all()["features"], truth)
-
-
-# ---- displaced -------------------------------------------------------------------------------
 
 
 def test_shards_swapped_between_two_entries_are_noticed(tmp_path):
@@ -107,7 +69,7 @@ def test_inversions_of_another_backbone_are_not_taken(tmp_path):
         calls.append(len(keys))
         return features.flip(1)
 
-    h, keys = rows(0), torch.arange(6)
+    h, keys = unit_rows(6, 4, 0), torch.arange(6)
     first = StoredInverter(live, Store(tmp_path), {"weights": "a"})
     first(h, keys)
     first.flush()
@@ -119,9 +81,6 @@ def test_inversions_of_another_backbone_are_not_taken(tmp_path):
         other = StoredInverter(live, Store(tmp_path), {"weights": "b"})
     other(h, keys)
     assert calls == [6, 6]
-
-
-# ---- damaged, foreign, no files --------------------------------------------------------------
 
 
 def _folder(path):
@@ -170,14 +129,14 @@ def test_what_is_no_sound_file_is_made_anew(tmp_path, name, damage):
 @pytest.mark.parametrize(
     "tensors",
     [
-        {"features": rows(5, 2).double()},
+        {"features": unit_rows(2, 4, 5).double()},
         {"features": torch.full((2, 4), float("nan"))},
         {"features": torch.full((2, 4), float("inf"))},
-        {"features": 3 * rows(5, 2)},
-        {"features": rows(5, 3)},
-        {"features": rows(5, 2)[:, :3]},
-        {"features": rows(5, 2), "more": rows(5, 2)},
-        {"other": rows(5, 2)},
+        {"features": 3 * unit_rows(2, 4, 5)},
+        {"features": unit_rows(3, 4, 5)},
+        {"features": unit_rows(2, 4, 5)[:, :3]},
+        {"features": unit_rows(2, 4, 5), "more": unit_rows(2, 4, 5)},
+        {"other": unit_rows(2, 4, 5)},
     ],
 )
 def test_a_forged_shard_with_a_right_digest_is_made_anew(tmp_path, tensors):
@@ -212,192 +171,9 @@ def test_a_link_in_the_cache_is_not_written_through(tmp_path):
 def test_entries_of_an_older_meaning_are_not_read(tmp_path, monkeypatch):
     old = filled(tmp_path)[0].folder
     monkeypatch.setattr(store_module, "FORMAT", store_module.FORMAT + 1)
-    entry = Store(tmp_path).entry("features", {"seed": 0}, 6, 2, LAYOUT)
+    entry = Store(tmp_path).entry("features", {"seed": 0}, 6, 2, STORED_ROWS)
     assert entry.folder != old and not entry.complete()
     assert Store(tmp_path).folder("inversions", {}) != tmp_path / "inversions"
-
-
-# ---- who may write ---------------------------------------------------------------------------
-
-
-@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs POSIX permissions")
-class TestPermissions:
-    @pytest.fixture(autouse=True)
-    def usual_umask(self):
-        before = os.umask(0o022)
-        yield
-        os.umask(before)
-
-    def test_what_the_store_makes_is_for_the_user_alone(self, tmp_path):
-        entry, _ = filled(tmp_path / "new" / "cache")
-        found = [tmp_path / "new" / "cache", *(tmp_path / "new" / "cache").rglob("*")]
-        assert entry.folder in found
-        assert all(stat.S_IMODE(p.stat().st_mode) & 0o077 == 0 for p in found)
-
-    def test_a_root_that_others_may_read_has_private_files(self, tmp_path):
-        tmp_path.chmod(0o755)
-        entry, _ = filled(tmp_path)
-        assert stat.S_IMODE(entry.folder.stat().st_mode) == 0o700
-        assert stat.S_IMODE(entry.path(0).stat().st_mode) == 0o600
-
-    def test_a_root_that_a_group_may_write_keeps_its_files_open_to_it(self, tmp_path):
-        (tmp_path / "cache").mkdir()
-        (tmp_path / "cache").chmod(0o770)
-        entry, _ = filled(tmp_path / "cache")
-        assert stat.S_IMODE(entry.folder.stat().st_mode) == 0o750
-        assert stat.S_IMODE(entry.path(0).stat().st_mode) == 0o640
-
-    @pytest.mark.parametrize("at", ["", "features", "features/{}"])
-    def test_a_cache_that_anybody_may_write_is_warned_of(self, tmp_path, at):
-        entry, _ = filled(tmp_path)
-        (tmp_path / at.format(entry.folder.name)).chmod(0o777)
-        with healed("can be written by everybody.*--cache-dir"):
-            filled(tmp_path)
-
-    def test_a_cache_of_another_user_is_warned_of(self, tmp_path):
-        if os.geteuid() != 0:
-            pytest.skip("only root can give a folder away")
-        os.chown(tmp_path, 12345, -1)
-        with healed(r"belongs to another user \(uid 12345\)"):
-            Store(tmp_path)
-
-    def test_ones_own_cache_says_nothing(self, tmp_path):
-        with silent():
-            filled(tmp_path)
-            filled(tmp_path)
-
-
-# ---- no room, no right -----------------------------------------------------------------------
-
-
-def test_a_cache_below_a_file_is_one_message_before_work(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match=r"is no folder.*--cache-dir"):
-        Store(tmp_path / "file")
-    entry = Store(tmp_path / "file" / "cache").entry("features", {}, 6, 2, LAYOUT)
-    with pytest.raises(StoreError, match=r"cannot write to the cache .*file/cache.*--no-cache"):
-        entry.fill(lambda shards: pytest.fail("work was done before it was said"))
-
-
-def test_a_full_disk_is_one_message(tmp_path, monkeypatch):
-    def full(self, data):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(StoreError, match=r"cannot write.*No space left on device.*Make room"):
-        filled(tmp_path)
-    assert not list(tmp_path.rglob("*.tmp"))
-    monkeypatch.undo()
-    filled(tmp_path)
-
-
-def test_a_disk_that_fills_up_leaves_finished_shards(tmp_path):
-    if not sys.platform.startswith("linux") or os.geteuid() != 0:
-        pytest.skip("only root can mount a small disk")
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(tmp_path)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("no disk can be mounted here")
-    try:
-        tmp_path.chmod(0o700)
-        entry = Store(tmp_path).entry("x", {}, 8, 1)
-        big = torch.zeros(1, 16_384)
-        with pytest.raises(StoreError, match="No space left on device"):
-            entry.fill(lambda shards: iter([{"x": big} for _ in shards]))
-        assert not list(tmp_path.rglob("*.tmp"))
-        assert 0 < len(entry.missing()) < 8
-    finally:
-        subprocess.run(["umount", str(tmp_path)], check=True)
-
-
-def test_a_complete_cache_that_cannot_be_written_is_read(tmp_path):
-    if not sys.platform.startswith("linux") or os.geteuid() != 0:
-        pytest.skip("only root can mount a folder for reading alone")
-    _, truth = filled(tmp_path)
-    path = str(tmp_path)
-    for options in ("--bind", "-oremount,ro,bind"):
-        if subprocess.run(["mount", options, path, path], capture_output=True).returncode:
-            pytest.skip("nothing can be mounted here")
-    try:
-        with silent():
-            entry, _ = filled(tmp_path)
-            assert torch.equal(entry.read_all()["features"], truth)
-        with pytest.raises(StoreError, match="cannot write to the cache"):
-            filled(tmp_path, seed=1)
-    finally:
-        subprocess.run(["umount", path], check=True)
-
-
-# ---- what dead processes leave ---------------------------------------------------------------
-
-
-def test_old_temporary_files_are_swept_and_those_of_a_live_writer_stay(tmp_path):
-    entry, _ = filled(tmp_path)
-    old, young = (entry.folder / f".{name}.safetensors.x.tmp" for name in "ab")
-    for path in (old, young):
-        path.write_bytes(b"half")
-    long_ago = time.time() - 2 * STALE
-    os.utime(old, (long_ago, long_ago))
-    filled(tmp_path, seed=1)  # swept a moment ago
-    assert old.exists()
-    os.utime(tmp_path / ".swept", (long_ago, long_ago))
-    filled(tmp_path, seed=2)
-    assert not old.exists() and young.exists()
-
-
-def run_python(code: str, folder: Path, **options) -> subprocess.Popen:
-    environment = os.environ | {"TMPDIR": str(folder), "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen([sys.executable, "-c", code], env=environment, **options)
-
-
-def test_a_temporary_store_of_a_killed_process_is_swept_and_a_live_one_stays(tmp_path, monkeypatch):
-    code = textwrap.dedent("""
-        import sys, time
-        from openood_interneg.data.store import Store
-        store = Store(None)
-        print(store.root, flush=True)
-        time.sleep(300)
-    """)
-    killed, live = (run_python(code, tmp_path, stdout=subprocess.PIPE, text=True) for _ in range(2))
-    try:
-        dead_root, live_root = (Path(p.stdout.readline().strip()) for p in (killed, live))
-        killed.kill()
-        killed.wait()
-        assert dead_root.is_dir() and live_root.is_dir()
-        long_ago = time.time() - 3600
-        for root in (dead_root, live_root):
-            os.utime(root, (long_ago, long_ago))
-        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-        mine = Store(None)
-        assert not dead_root.exists() and live_root.is_dir() and mine.root.is_dir()
-    finally:
-        for process in (killed, live):
-            process.kill()
-            process.wait()
-            process.stdout.close()
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signal")
-def test_a_terminated_command_leaves_no_temporary_store(tmp_path):
-    code = textwrap.dedent("""
-        import sys, time
-        from openood_interneg import cli
-        from openood_interneg.data.store import Store
-
-        def app():
-            store = Store(None)
-            print(store.root, flush=True)
-            time.sleep(300)
-
-        cli.app = app
-        cli.main()
-    """)
-    process = run_python(code, tmp_path, stdout=subprocess.PIPE, text=True)
-    root = Path(process.stdout.readline().strip())
-    assert root.is_dir()
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 128 + signal.SIGTERM
-    process.stdout.close()
-    assert not root.exists()
 
 
 def test_a_manifest_says_whose_it_is(tmp_path):
@@ -435,3 +211,80 @@ def test_mined_texts_that_are_damaged_are_mined_anew(tmp_path):
             assert mined().words == first.words
         with silent():
             assert torch.equal(mined().features, first.features)
+
+
+class TestStore:
+    def fill(self, entry, calls):
+        def compute(shards):
+            calls.append(shards)
+            for shard in shards:
+                span = entry.span(shard)
+                yield {"x": torch.arange(span.start, span.stop)}
+
+        entry.fill(compute)
+
+    def test_shards_resume_and_heal(self, tmp_path):
+        entry = Store(tmp_path).entry("kind", {"a": 1}, rows=10, shard_rows=4)
+        calls = []
+        self.fill(entry, calls)
+        assert calls == [[0, 1, 2]] and entry.complete()
+        assert entry.read_all()["x"].tolist() == list(range(10))
+        self.fill(entry, calls)
+        assert len(calls) == 1  # nothing was missing
+        entry.path(1).unlink()
+        entry.path(2).write_bytes(entry.path(2).read_bytes()[:-3])
+        with pytest.warns(UserWarning, match=r"000002.*made anew"):
+            self.fill(entry, calls)
+        assert calls[1] == [1, 2]
+        assert entry.read_all()["x"].tolist() == list(range(10))
+
+    def test_a_flipped_bit_is_noticed(self, tmp_path):
+        entry = Store(tmp_path).entry("kind", {}, rows=3, shard_rows=4)
+        self.fill(entry, [])
+        data = bytearray(entry.path(0).read_bytes())
+        data[-1] ^= 1
+        entry.path(0).write_bytes(data)
+        with pytest.warns(UserWarning, match=r"damaged.*made anew"):
+            assert entry.read_all()["x"].tolist() == [0, 1, 2]
+        entry.path(0).write_bytes(data)
+        unfilled = Store(tmp_path).entry("kind", {}, rows=3, shard_rows=4)
+        with pytest.raises(StoreError, match=r"damaged.*run again"):
+            unfilled.read_all()
+
+    def test_a_failing_computation_leaves_finished_shards(self, tmp_path):
+        entry = Store(tmp_path).entry("kind", {}, rows=8, shard_rows=4)
+
+        def compute(shards):
+            yield {"x": torch.zeros(4)}
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            entry.fill(compute)
+        assert not entry.complete() and entry.missing() == [1]
+        assert not list(tmp_path.rglob("*.tmp"))
+
+    def test_keys_are_told_apart(self, tmp_path):
+        store = Store(tmp_path)
+        folders = {store.entry("k", {"a": a}, n, 4).folder for a in (1, 2) for n in (3, 4)}
+        assert len(folders) == 4
+
+    def test_foreign_file(self, tmp_path):
+        save_file({"x": torch.zeros(2)}, tmp_path / "x.safetensors")
+        with pytest.raises(StoreError, match="does not match its digest"):
+            read_tensors(tmp_path / "x.safetensors")
+
+    def test_atomic_path(self, tmp_path):
+        with pytest.raises(RuntimeError), atomic_path(tmp_path / "x") as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+        assert list(tmp_path.iterdir()) == []
+        with atomic_path(tmp_path / "x") as temporary:
+            temporary.write_text("whole")
+        assert (tmp_path / "x").read_text() == "whole"
+
+    def test_temporary_store_vanishes(self):
+        store = Store(None)
+        root = store.root
+        assert root.is_dir()
+        del store
+        assert not root.exists()

@@ -1,17 +1,23 @@
-"""What people write into benchmark files and lists: each mistake is named, none is guessed at."""
+"""Benchmark files as people write them: each mistake is named, none is guessed at."""
 
-import codecs
 import json
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from openood_interneg.data.benchmark_files import (
+    configs_root,
+    data_folder,
+    list_benchmarks,
+    resolve_path,
+)
 from openood_interneg.data.benchmark_yaml import load_benchmark
-from openood_interneg.data.classnames import ClassNameError, check_class_names, class_names
-from openood_interneg.data.image_lists import BenchmarkError, read_image_list
+from openood_interneg.data.classnames import ClassNameError
+from openood_interneg.data.image_lists import BenchmarkError
 
 YAML = """
 dataset:
@@ -43,7 +49,54 @@ def own(tmp_path):
     return write
 
 
-# Class names
+@pytest.mark.parametrize("name", list_benchmarks())
+def test_shipped_ones_say_what_is_missing(name, tmp_path):
+    with pytest.raises(BenchmarkError, match="no image list at"):
+        load_benchmark(name, tmp_path)
+
+
+def test_configs_are_found():
+    assert (configs_root() / "postprocessors" / "interneg.yml").is_file()
+
+
+def test_own_yaml(own):
+    benchmark = load_benchmark(own())
+    assert benchmark.class_names == ("cat", "dog") and benchmark.train is None
+    assert benchmark.test.paths == ("a.png", "b.png")
+    assert benchmark.far[0].labels.tolist() == [-1] and benchmark.near == ()
+    with pytest.raises(BenchmarkError, match="2 of 2 images of 'mine' are not there"):
+        benchmark.check()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[cat, dog]", "[cat]", "with 1 class names they must be 0..0"),
+        ("[cat, dog]", "nothing.txt", "class_names is 'nothing.txt'"),
+        ("  name: mine", "  name: mine\n  num_classes: 3", "num_classes is 3, but there are 2"),
+        ("farood", "middleood", "a group 'middleood', which nothing reads"),
+        ("  test:", "  tests:", "no 'dataset' block with a 'test'"),
+        ("datasets: [far]", "datasets: [near]", "farood lists 'near', but has no block"),
+        ("name: mine", "name: [", "not valid YAML"),
+    ],
+)
+def test_yaml_mistakes(own, old, new, message):
+    with pytest.raises(BenchmarkError, match=message):
+        load_benchmark(own(old, new))
+
+
+def test_limit_is_spread_evenly(own, tmp_path):
+    path = own()
+    (tmp_path / "id.txt").write_text("".join(f"{i}.png 0\n" for i in range(101)))
+    assert load_benchmark(path, limit=5).test.paths == tuple(f"{i}.png" for i in range(0, 101, 25))
+
+
+def test_the_rule_on_relative_paths(tmp_path):
+    own = tmp_path / "fruits.yml"
+    assert data_folder(own) == tmp_path and data_folder(own, "x") == Path("x")
+    assert data_folder(tmp_path / "configs" / "datasets" / "cifar10" / "c.yml") == Path("data")
+    assert resolve_path("./data/lists/a.txt", tmp_path) == resolve_path("lists/a.txt", tmp_path)
+    assert resolve_path("/abs/a.txt", tmp_path) == Path("/abs/a.txt")
 
 
 @pytest.mark.parametrize(
@@ -78,51 +131,10 @@ def test_quoted_names_are_taken_as_they_are_written(own):
     assert names == ("yes", "01")
 
 
-def test_wordnet_ids_as_class_names_are_warned_of(tmp_path):
-    (tmp_path / "ids.txt").write_text("n01440764\nn01443537\n")
-    with pytest.warns(UserWarning, match="2 of 2 class names are WordNet ids.*usual words"):
-        class_names(tmp_path / "ids.txt")
-
-
-def test_imagenets_own_repeated_names_pass_as_a_known_set_only():
-    names = class_names("imagenet")
-    assert check_class_names(names) == names
-    with pytest.raises(ClassNameError, match="'missile'"):
-        check_class_names(names[:-1])
-
-
 def test_a_benchmark_made_in_python_is_checked_as_one_from_a_file(own):
     benchmark = load_benchmark(own())
     with pytest.raises(ClassNameError, match="class names 0 and 1"):
         replace(benchmark, class_names=("cat", "Cat"))
-
-
-def test_a_network_refuses_names_that_are_the_same():
-    from openood_interneg.plugin.network import resolve_class_names
-
-    with pytest.raises(ClassNameError, match="class names 0 and 2"):
-        resolve_class_names(["cat", "dog", "cat"])
-
-
-def test_names_alike_within_the_tokens_that_the_model_reads_are_refused_by_all():
-    from openood_interneg.negatives.space_builder import TextSpaceBuilder
-    from openood_interneg.plugin.network import ClipZeroShot
-    from openood_interneg.vlm.factory import load_backbone
-
-    backbone = load_backbone("miniature")
-    names = ("very " * 100 + "old", "cat", "very " * 100 + "new")
-    with pytest.raises(ClassNameError, match=r"\(class names 0 and 2\).*shorten or rename"):
-        TextSpaceBuilder(backbone, names).labels("nice")
-    with pytest.raises(ClassNameError, match=r"\(class names 0 and 2\)"):
-        ClipZeroShot(backbone, names)
-    # how much of a name is read depends on the prompt: these two differ at the 75th word
-    names = ("very " * 74 + "old", "very " * 74 + "new")
-    TextSpaceBuilder(backbone, names).labels("{}")
-    with pytest.raises(ClassNameError, match="CLIP sees no difference"):
-        TextSpaceBuilder(backbone, names).labels("a photo of a {}")
-
-
-# Names of sets
 
 
 @pytest.mark.parametrize(
@@ -146,9 +158,6 @@ def test_a_sets_name_that_is_no_file_name_is_refused_where_it_is_read(own, name,
         path.write_text(path.read_text().replace("    far: {", f"    {name}: {{"))
     with pytest.raises(BenchmarkError, match=message):
         load_benchmark(path)
-
-
-# The YAML
 
 
 @pytest.mark.parametrize(
@@ -192,9 +201,6 @@ def test_the_data_root_replaces_the_yamls_folder_and_a_leading_data(own, tmp_pat
     assert benchmark.test.folder == benchmark.far[0].folder == tmp_path / "sets"
     with pytest.raises(BenchmarkError, match=f"no image list at {tmp_path}/far.txt"):
         load_benchmark(path)
-
-
-# Full spectrum
 
 
 def test_covariate_shifted_sets_are_id_in_the_full_spectrum_and_never_dropped_unsaid(own, tmp_path):
@@ -246,35 +252,6 @@ def test_a_full_spectrum_without_shifted_sets_and_shifted_sets_astray_are_refuse
     (tmp_path / "sketch.txt").write_text("d.png -1\n")
     with pytest.raises(BenchmarkError, match="'sketch' has labels from -1"):
         load_benchmark(own(more=CSID % "."), full_spectrum=True)
-
-
-# Image lists
-
-
-@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
-def test_a_byte_order_mark_is_no_part_of_the_first_image(tmp_path, newline):
-    text = newline.join(["a.png 0", "", "b c.png 1", "d\u2028e.png 1", ""])
-    (tmp_path / "list.txt").write_bytes(codecs.BOM_UTF8 + text.encode())
-    images = read_image_list(tmp_path / "list.txt", tmp_path, "x")
-    assert images.paths == ("a.png", "b c.png", "d\u2028e.png")
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("a.png 0\n".encode("utf-16"), "is UTF-16 text"),
-        ("a.png 0\n".encode("utf-16-le"), "NUL character"),
-        (b"a.png 0\n\xff.png 1\n", "line 2: not UTF-8"),
-        (b"a.png " + b"9" * 30, "line 1: expected 'path label'"),
-        ("a.png ٣\n".encode(), "line 1: expected 'path label'"),
-        (b"a.png 1_0\n", "line 1: expected 'path label'"),
-        (b"\n \n", "is empty"),
-    ],
-)
-def test_lists_that_cannot_be_read_are_refused(tmp_path, content, message):
-    (tmp_path / "list.txt").write_bytes(content)
-    with pytest.raises(BenchmarkError, match=message):
-        read_image_list(tmp_path / "list.txt", tmp_path, "x")
 
 
 def test_a_label_of_an_ood_list_is_minus_one_and_no_other(own, tmp_path):
