@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 Bench = Annotated[str, typer.Option(help="Benchmark: a name or a YAML file.")]
 DataRoot = Annotated[
-    Optional[Path],  # noqa: UP045 - typer reads it
+    Path | None,
     typer.Option(help="Folder with images_*/ and benchmark_imglist/."),
 ]
 BackboneName = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option(
         help="ViT-B/16, RN50, ..., an open_clip model, or a checkpoint file. Default: ViT-B/16; "
         "for the benchmark miniature its own."
     ),
 ]
 Preset = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option(help="Official settings per method: imagenet, cifar10, cifar100."),
 ]
 Pretrained = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option(help="open_clip's tag or weights file for --backbone."),
 ]
 Preprocessing = Annotated[
@@ -34,12 +34,13 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")]
 Precision = Annotated[str, typer.Option(help="Of the towers: fp32, bf16, fp16; fp32+compile, ...")]
 EncodeBatch = Annotated[int, typer.Option(min=1, help="Images per forward pass.")]
 Config = Annotated[
-    Optional[Path],  # noqa: UP045
+    Path | None,
     typer.Option(help="YAML with settings (flat or OpenOOD's)."),
 ]
 CacheDir = Annotated[
-    Optional[Path],  # noqa: UP045
+    Path | None,
     typer.Option(help="Where features are kept."),
 ]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Keep nothing.")]
+ReadingWorkers = Annotated[int, typer.Option(min=0, help="Processes that read images.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the table.")]

@@ -62,6 +62,8 @@ def run_openood_method(
     id_set = evaluation.feature_set(benchmark.test)
     ood_sets = [evaluation.feature_set(images) for images in benchmark.ood]
     train = _train(evaluation, row.pixels, batch_size) if row.fits else None
+    test: FeatureSet | DataLoader
+    ood: dict[str, FeatureSet | DataLoader]
     if row.pixels:
         test = _loader(evaluation, benchmark.test, batch_size)
         ood = {images.name: _loader(evaluation, images, batch_size) for images in benchmark.ood}

@@ -16,12 +16,15 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NoReturn, TextIO
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -30,13 +33,16 @@ from rich.text import Text
 
 from openood_interneg.settings import InternegError, printable
 
+# progress(what, finished, total); no total where nobody knows how many will come
+Advance = Callable[[str, int, int | None], None]
+
 FILE_WIDTH = 160  # a file or a pipe has no width: tables are not squeezed there
 
 
 class PlainConsole(Console):
     """A console for which every string is plain text: no markup, no emoji, no control codes."""
 
-    def render_str(self, text: str, **options) -> Text:
+    def render_str(self, text: str, **options: Any) -> Text:
         """Also what titles and cells of tables pass through."""
         options |= {"markup": False, "emoji": False, "highlight": False}
         return super().render_str(printable(text), **options)
@@ -51,19 +57,19 @@ def console(stderr: bool = False) -> Console:
     )
 
 
-def fail(message: str, code: int = 1) -> None:
+def fail(message: str, code: int = 1) -> NoReturn:
     """Prints one error message and ends the program."""
     text = Text.assemble(("error:", "bold red"), " ", printable(message))
     console(stderr=True).print(text, soft_wrap=True)
     raise SystemExit(code)
 
 
-def guarded(command: Callable) -> Callable:
+def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
     """Expected errors and those of the system (a full disk, a folder that may not be written)
     end in one message and exit code 1, Ctrl-C in exit code 130."""
 
     @functools.wraps(command)
-    def wrapper(*args, **kwargs):
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
         try:
             done = command(*args, **kwargs)
             sys.stdout.flush()  # here a full disk still ends in a message
@@ -98,7 +104,7 @@ def ended_tidily() -> Iterator[None]:
         return
     process = os.getpid()
 
-    def end(number, frame):
+    def end(number: int, frame: FrameType | None) -> None:
         if os.getpid() != process:  # a worker that inherited this
             os._exit(128 + number)
         raise SystemExit(128 + number)
@@ -114,7 +120,7 @@ def ended_tidily() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def reader_left() -> None:
+def reader_left() -> NoReturn:
     """Ends the program without a word: nobody reads its output any more (`| head`)."""
     _forget_stdout()
     raise SystemExit(1)
@@ -158,13 +164,20 @@ def say(message: str, quiet: bool = False, style: str = "") -> None:
 
 
 @contextmanager
-def progress_bars(quiet: bool) -> Iterator:
+def progress_bars(quiet: bool) -> Iterator[Advance]:
     """Yields progress(what, finished, total); one bar per `what`. Warnings print above them."""
     err = console(stderr=True)
 
     said = set()
 
-    def warn(message, category, filename, lineno, file=None, line=None):
+    def warn(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
         if str(message) in said:
             return
         said.add(str(message))
@@ -186,10 +199,10 @@ def progress_bars(quiet: bool) -> Iterator:
             console=err,
             transient=not err.is_terminal,
         )
-        tasks: dict[str, int] = {}
+        tasks: dict[str, TaskID] = {}
         with bars:
 
-            def advance(what: str, done: int, total: int) -> None:
+            def advance(what: str, done: int, total: int | None) -> None:
                 if what not in tasks:
                     tasks[what] = bars.add_task(printable(what, lines=False), total=total)
                 bars.update(tasks[what], advance=done)

@@ -21,6 +21,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ from openood_interneg.settings import InterNegSettings, SettingsError
 from openood_interneg.vlm.backbones import Backbone
 from openood_interneg.vlm.device import device_name
 from openood_interneg.vlm.factory import OPENAI_BACKBONES
+from openood_interneg.vlm.precision import Precision
 from openood_interneg.vlm.preprocess import Preprocess
 from openood_interneg.vlm.prompts import prompt_set
 
@@ -175,7 +177,14 @@ def random_backbone(name: str, device: str | torch.device, precision: str) -> Ba
     size = model.visual.image_size
     preprocess = Preprocess(size[0] if isinstance(size, tuple) else size)
     tokenizer = open_clip.SimpleTokenizer()
-    return Backbone(model, tokenizer, preprocess, name=name, device=device, precision=precision)
+    return Backbone(
+        model,
+        tokenizer,
+        preprocess,
+        name=name,
+        device=device,
+        precision=cast(Precision, precision),  # which refuses any other
+    )
 
 
 def _decoding(preprocess: Preprocess) -> Callable[[], object]:
@@ -187,7 +196,7 @@ def _decoding(preprocess: Preprocess) -> Callable[[], object]:
     Image.fromarray(small).resize((500, 375)).save(buffer, "JPEG", quality=90)
     transform = preprocess.transform()
 
-    def decode():
+    def decode() -> object:
         with Image.open(io.BytesIO(buffer.getvalue())) as image:
             return transform(image.convert("RGB"))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -15,10 +15,10 @@ def demo(
     methods: Annotated[str, typer.Option(help="Names, comma-separated, or all.")] = DEFAULT_METHODS,
     seeds: Annotated[str, typer.Option(help="Seeds of the stream's order and draws.")] = "0,1,2",
     out: Annotated[
-        Optional[Path], typer.Option(help="Folder for results.json, .csv and scores.")  # noqa: UP045
+        Path | None, typer.Option(help="Folder for results.json, .csv and scores.")
     ] = None,
     cache_dir: Annotated[
-        Optional[Path], typer.Option(help="Where images and features are kept.")  # noqa: UP045
+        Path | None, typer.Option(help="Where images and features are kept.")
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the table.")] = False,
 ) -> None:

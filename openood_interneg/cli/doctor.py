@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import torch
 import typer
@@ -26,7 +26,7 @@ from openood_interneg.vlm.factory import OPENAI_BACKBONES
 
 def doctor(
     bench: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="Read every image of this benchmark to its end, too."),
     ] = None,
     data_root: DataRoot = None,
@@ -43,7 +43,7 @@ def doctor(
     device: Annotated[str, typer.Option(help="With --cost: cpu, cuda, ... or auto.")] = "auto",
     devices: Annotated[int, typer.Option(min=1, help="With --cost: how many of them.")] = 1,
     workers: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(min=1, help="Processes that read images; with --cost: decoders per device."),
     ] = None,
 ) -> None:
@@ -51,7 +51,7 @@ def doctor(
     benchmark asked for is not complete."""
     if cost:
         from openood_interneg.cli.cost import cost_table
-        from openood_interneg.cli.evaluate import pick_device
+        from openood_interneg.vlm.device import pick_device
 
         table = cost_table(
             backbone,
@@ -147,9 +147,9 @@ def _benchmark(bench: str, data_root: Path | None, quick: bool, workers: int) ->
     with progress_bars(False) as progress:
         wrong = []
         for images in sets:
-            for error in read_errors([images.file(i) for i in range(len(images))], workers):
+            for found in read_errors([images.file(i) for i in range(len(images))], workers):
                 progress("images read", 1, sum(map(len, sets)))
-                wrong += [error] if error else []
+                wrong += [found] if found else []
     if wrong:
         some = "\n".join(wrong[:10]) + (f"\n... and {len(wrong) - 10} more" if wrong[10:] else "")
         return False, f"{len(wrong)} images cannot be read:\n{some}"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -20,20 +19,19 @@ from openood_interneg.cli.arguments import (
     Preset,
     Pretrained,
 )
-from openood_interneg.cli.console import progress_bars, say
+from openood_interneg.cli.console import Advance, say
 from openood_interneg.cli.evaluate import parse_seeds
-from openood_interneg.cli.options import INVERSION, TEXT_SPACE, plan_methods, with_settings
-from openood_interneg.cli.workspace import open_backbone, open_benchmark
+from openood_interneg.cli.options import INVERSION, TEXT_SPACE, plan_interneg, with_settings
+from openood_interneg.cli.workspace import WorkspaceOptions, open_workspace
 from openood_interneg.data.encode import IMAGES_PER_SHARD
 from openood_interneg.data.image_lists import ImageList
 from openood_interneg.data.shared_store import (
     DistContext,
-    SharedStore,
     init_distributed,
     local_device,
 )
-from openood_interneg.data.store import default_root
 from openood_interneg.evaluation.evaluate import Evaluation
+from openood_interneg.negatives.stored_inversion import StoredInverter
 
 
 def encode(
@@ -62,7 +60,7 @@ def encode(
     seeds: Annotated[str, typer.Option(help="Seeds of the inversions.")] = "0",
     config: Config = None,
     cache_dir: Annotated[
-        Optional[Path], typer.Option(help="Where features are kept; all processes must see it.")  # noqa: UP045
+        Path | None, typer.Option(help="Where features are kept; all processes must see it.")
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
 ) -> None:
@@ -71,31 +69,24 @@ def encode(
     Runs in one process, or in many: torchrun --nproc-per-node 8 -m openood_interneg.cli encode
     ... The result is the same. A run that was stopped continues where it was.
     """
-    ((method, chosen),) = plan_methods("interneg", settings, config, preset)
+    method, chosen = plan_interneg(settings, config, preset)
     seed_list = parse_seeds(seeds)
     with init_distributed() as context:
-        silent = quiet or context.rank > 0
-        if context.rank == 0:  # the miniature is drawn once
-            open_benchmark(bench, data_root, cache_dir=cache_dir, quiet=silent)
-        context.wait()
-        benchmark = open_benchmark(bench, data_root, cache_dir=cache_dir, quiet=True)
-        clip = open_backbone(
-            backbone,
-            bench,
+        options = WorkspaceOptions(
+            bench=bench,
+            data_root=data_root,
+            backbone=backbone,
             pretrained=pretrained,
+            preprocess=preprocess,
             device=str(local_device(context, device)),
             precision=precision,
+            encode_batch=encode_batch,
+            workers=workers,
+            cache_dir=cache_dir,
+            quiet=quiet,
         )
-        with progress_bars(silent) as progress:
-            evaluation = Evaluation(
-                benchmark,
-                clip,
-                SharedStore(cache_dir or default_root(), context),
-                preprocess=clip.preprocess.variant(preprocess),
-                encode_batch=encode_batch,
-                workers=workers,
-                progress=progress,
-            )
+        with open_workspace(options, context) as (evaluation, progress):
+            benchmark = evaluation.benchmark
             evaluation.encoder.shard_rows = shard_size
             evaluation.check([(method, chosen)])
             for images in (benchmark.test, *benchmark.ood):
@@ -120,10 +111,10 @@ def encode(
 def invert_all(
     context: DistContext,
     evaluation: Evaluation,
-    inverter: Callable,
+    inverter: StoredInverter,
     images: ImageList,
     block: int,
-    progress: Callable[[str, int, int], None],
+    progress: Advance,
 ) -> None:
     """Inverts this process's share of a set, block by block, each kept when it is done."""
     data = evaluation.feature_set(images)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 from rich.measure import Measurement
@@ -23,13 +23,12 @@ from openood_interneg.cli.arguments import (
     Preset,
     Pretrained,
     Quiet,
+    ReadingWorkers,
 )
 from openood_interneg.cli.baselines import check_openood_methods, run_openood_method
-from openood_interneg.cli.console import console, progress_bars, say
+from openood_interneg.cli.console import console, say
 from openood_interneg.cli.options import plan_methods, split_baselines, with_settings
-from openood_interneg.cli.workspace import check_out_folder, open_backbone, open_benchmark
-from openood_interneg.data.store import Store, default_root
-from openood_interneg.evaluation.evaluate import Evaluation
+from openood_interneg.cli.workspace import WorkspaceOptions, check_out_folder, open_workspace
 from openood_interneg.evaluation.protocols import Batch, check_protocol
 from openood_interneg.evaluation.provenance import run_record
 from openood_interneg.evaluation.results import narrow_table, results_table, write_results
@@ -52,7 +51,7 @@ def evaluate(
     seeds: Annotated[str, typer.Option(help="Seeds of the stream's order and draws.")] = "0",
     batch_size: Annotated[int, typer.Option(min=1, help="Images per step of a stream.")] = 256,
     limit: Annotated[
-        Optional[int], typer.Option(min=1, help="At most this many images per test set.")  # noqa: UP045
+        int | None, typer.Option(min=1, help="At most this many images per test set.")
     ] = None,
     fsood: Annotated[
         bool, typer.Option("--fsood", help="Count the sets of csid as ID: OpenOOD's full spectrum.")
@@ -61,10 +60,10 @@ def evaluate(
     device: Device = "auto",
     precision: Precision = "fp32",
     encode_batch: EncodeBatch = 128,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read images.")] = 0,
+    workers: ReadingWorkers = 0,
     config: Config = None,
     out: Annotated[
-        Optional[Path], typer.Option(help="Folder for results.json, .csv and scores.")  # noqa: UP045
+        Path | None, typer.Option(help="Folder for results.json, .csv and scores.")
     ] = None,
     cache_dir: CacheDir = None,
     no_cache: NoCache = False,
@@ -79,22 +78,26 @@ def evaluate(
     plans = plan_methods(ours, settings, config, preset) if ours else []
     check_openood_methods(openoods)
     seed_list = parse_seeds(seeds)
-    check_protocol(protocol)
-    benchmark = open_benchmark(
-        bench, data_root, cache_dir=cache_dir, limit=limit, full_spectrum=fsood, quiet=quiet
+    order = check_protocol(protocol)
+    options = WorkspaceOptions(
+        bench=bench,
+        data_root=data_root,
+        backbone=backbone,
+        pretrained=pretrained,
+        preprocess=preprocess,
+        device=device,
+        precision=precision,
+        encode_batch=encode_batch,
+        workers=workers,
+        limit=limit,
+        full_spectrum=fsood,
+        cache_dir=cache_dir,
+        no_cache=no_cache,
+        quiet=quiet,
     )
-    clip = open_backbone(backbone, bench, pretrained=pretrained, device=device, precision=precision)
-    start = time.perf_counter()
-    with progress_bars(quiet) as progress:
-        evaluation = Evaluation(
-            benchmark,
-            clip,
-            Store(None if no_cache else cache_dir or default_root()),
-            preprocess=clip.preprocess.variant(preprocess),
-            encode_batch=encode_batch,
-            workers=workers,
-            progress=progress,
-        )
+    with open_workspace(options) as (evaluation, progress):
+        start = time.perf_counter()
+        benchmark = evaluation.benchmark
         evaluation.check(plans)
         id_size, ood_sizes = len(benchmark.test), [len(images) for images in benchmark.ood]
         times_id = len(ood_sizes) if protocol == "mixed" else 1
@@ -109,7 +112,7 @@ def evaluate(
                 evaluation.run(
                     method.name,
                     chosen,
-                    protocol=protocol,
+                    protocol=order,
                     seed=seed,
                     batch_size=batch_size,
                     observers=[scored],

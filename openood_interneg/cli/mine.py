@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
+import pandas as pd
 import typer
 from rich.table import Table
 
@@ -15,18 +16,19 @@ from openood_interneg.cli.arguments import (
     Config,
     DataRoot,
     Device,
+    EncodeBatch,
     NoCache,
     Precision,
     Preprocessing,
     Preset,
     Pretrained,
     Quiet,
+    ReadingWorkers,
 )
-from openood_interneg.cli.console import console, progress_bars, say
-from openood_interneg.cli.options import TEXT_SPACE, plan_methods, with_settings
-from openood_interneg.cli.workspace import check_out_file, open_backbone, open_benchmark
-from openood_interneg.data.store import Store, atomic_path, default_root
-from openood_interneg.evaluation.evaluate import Evaluation
+from openood_interneg.cli.console import console, say
+from openood_interneg.cli.options import TEXT_SPACE, plan_interneg, with_settings
+from openood_interneg.cli.workspace import WorkspaceOptions, check_out_file, open_workspace
+from openood_interneg.data.store import atomic_path
 from openood_interneg.evaluation.results import csv_frame
 from openood_interneg.settings import SettingsError
 
@@ -41,10 +43,12 @@ def mine(
     preprocess: Preprocessing = "clip",
     device: Device = "auto",
     precision: Precision = "fp32",
+    encode_batch: EncodeBatch = 128,
+    workers: ReadingWorkers = 0,
     config: Config = None,
     show: Annotated[int, typer.Option(min=0, help="How many of each kind to print.")] = 10,
     out: Annotated[
-        Optional[Path], typer.Option(help="CSV: word, part of speech, deviation, margin.")  # noqa: UP045
+        Path | None, typer.Option(help="CSV: word, part of speech, deviation, margin.")
     ] = None,
     cache_dir: CacheDir = None,
     no_cache: NoCache = False,
@@ -52,23 +56,26 @@ def mine(
 ) -> None:
     """Mine negative texts (Eqs. 7-10) and show or write them, most deviating first."""
     check_out_file(out)
-    ((method, chosen),) = plan_methods("interneg", settings, config, preset)
+    method, chosen = plan_interneg(settings, config, preset)
     if chosen.negatives == "none":
         raise SettingsError("negatives is 'none': there is nothing to mine")
-    benchmark = open_benchmark(bench, data_root, cache_dir=cache_dir, quiet=quiet)
-    clip = open_backbone(backbone, bench, pretrained=pretrained, device=device, precision=precision)
-    with progress_bars(quiet) as progress:
-        evaluation = Evaluation(
-            benchmark,
-            clip,
-            Store(None if no_cache else cache_dir or default_root()),
-            preprocess=clip.preprocess.variant(preprocess),
-            progress=progress,
-        )
+    options = WorkspaceOptions(
+        bench=bench,
+        data_root=data_root,
+        backbone=backbone,
+        pretrained=pretrained,
+        preprocess=preprocess,
+        device=device,
+        precision=precision,
+        encode_batch=encode_batch,
+        workers=workers,
+        cache_dir=cache_dir,
+        no_cache=no_cache,
+        quiet=quiet,
+    )
+    with open_workspace(options) as (evaluation, _):
         evaluation.check([(method, chosen)])
         mined = evaluation.source.mined(chosen)
-    import pandas as pd
-
     data = pd.DataFrame(
         {
             "word": mined.words,
@@ -88,20 +95,17 @@ def mine(
         console().print(_table(data, show))
 
 
-def _table(data, show: int) -> Table:
+def _table(data: pd.DataFrame, show: int) -> Table:
     table = Table(
         title="negative texts, most deviating first",
         caption="deviation degree: Eq. 10, summed over classes; margin: max_i cos(e, p_i) - b_i, "
         "below 0 where the criterion (Eq. 9) holds",
         header_style="bold",
     )
-    for name, justify in (
-        ("word", "left"),
-        ("", "left"),
-        ("deviation", "right"),
-        ("margin", "right"),
-    ):
-        table.add_column(name, justify=justify)
+    for name in ("word", ""):
+        table.add_column(name)
+    for name in ("deviation", "margin"):
+        table.add_column(name, justify="right")
     for _, part in data.groupby("part_of_speech", sort=False):
         for row in part.head(show).itertuples():
             table.add_row(

@@ -9,13 +9,14 @@ import inspect
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Optional
+from typing import Annotated, Any, Literal, cast
 
 import typer
 
 from openood_interneg.detectors.method import Method
 from openood_interneg.detectors.registry import get_method, list_methods, methods_with
 from openood_interneg.settings import (
+    InterNegSettings,
     MethodSettings,
     SettingsError,
     TextSpaceSettings,
@@ -57,13 +58,13 @@ def all_settings(
 
 
 def with_settings(
-    command: Callable,
+    command: Callable[..., Any],
     *,
     methods: Sequence[str] | None = None,
     names: Collection[str] | None = None,
     without: Collection[str] = (),
     defaults: Mapping[str, Any] | None = None,
-) -> Callable:
+) -> Callable[..., Any]:
     """Adds one option per hyper-parameter to a command that takes `settings: dict`.
 
     Args:
@@ -90,17 +91,18 @@ def with_settings(
                 name,
                 inspect.Parameter.KEYWORD_ONLY,
                 default=None,
-                annotation=Annotated[Optional[kind], option],  # noqa: UP045
+                annotation=Annotated[kind | None, option],
             )
         )
 
     @functools.wraps(command)
-    def wrapper(**given):
+    def wrapper(**given: Any) -> Any:
         chosen = {p.name: v for p in extra if (v := given.pop(p.name)) is not None}
         return command(settings=chosen, **given)
 
     parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + extra
-    wrapper.__signature__ = signature.replace(parameters=parameters)
+    # Where typer looks for the options.
+    cast(Any, wrapper).__signature__ = signature.replace(parameters=parameters)
     wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
     return wrapper
 
@@ -197,6 +199,22 @@ def plan_methods(
         if names != "all" or not method.missing_files(made):
             plans.append((method, made))
     return plans
+
+
+def plan_interneg(
+    given: Mapping[str, Any],
+    config: Path | None = None,
+    preset: str | None = None,
+    defaults: Mapping[str, Any] | None = None,
+) -> tuple[Method, InterNegSettings]:
+    """InterNeg with its settings, by the same order.
+
+    Raises:
+        SettingsError: a setting that InterNeg does not have.
+    """
+    ((method, settings),) = plan_methods("interneg", given, config, preset, defaults)
+    assert isinstance(settings, InterNegSettings)
+    return method, settings
 
 
 def _nobody_takes(name: str, value: Any, chosen: Sequence[Method]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, cast
 
 import typer
 from rich import box
@@ -18,6 +18,7 @@ from openood_interneg.cli.arguments import (
     EncodeBatch,
     Precision,
     Pretrained,
+    ReadingWorkers,
 )
 from openood_interneg.cli.console import console, progress_bars, say
 from openood_interneg.cli.evaluate import parse_seeds
@@ -34,10 +35,7 @@ from openood_interneg.reproduce.run import Reproduction
 from openood_interneg.reproduce.write import write_report, write_result
 from openood_interneg.settings import SettingsError, printable
 from openood_interneg.vlm.device import pick_device
-
-Text = Optional[str]  # noqa: UP045 - typer reads it
-Folder = Optional[Path]  # noqa: UP045
-Whole = Optional[int]  # noqa: UP045
+from openood_interneg.vlm.precision import Precision as PrecisionName
 
 
 def reproduce(
@@ -46,17 +44,19 @@ def reproduce(
     ] = "list",
     data_root: DataRoot = None,
     bench: Annotated[
-        Text,
+        str | None,
         typer.Option(help="imagenet, cifar10, cifar100, realbench10, realbench100 or miniature."),
     ] = None,
     backbone: Annotated[
-        Text, typer.Option(help="In place of the experiment's; several with commas.")
+        str | None, typer.Option(help="In place of the experiment's; several with commas.")
     ] = None,
     pretrained: Pretrained = None,
-    limit: Annotated[Whole, typer.Option(min=1, help="Images per test set, at most.")] = None,
-    seeds: Annotated[Text, typer.Option(help="In place of the experiment's, as 0,1,2.")] = None,
-    corpus: Annotated[Text, typer.Option(help="Word list in place of WordNet.")] = None,
-    corpora: Annotated[Folder, typer.Option(help="Folder of Table 13's word lists.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Images per test set, at most.")] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="In place of the experiment's, as 0,1,2.")
+    ] = None,
+    corpus: Annotated[str | None, typer.Option(help="Word list in place of WordNet.")] = None,
+    corpora: Annotated[Path | None, typer.Option(help="Folder of Table 13's word lists.")] = None,
     full: Annotated[
         bool, typer.Option("--full", help="All points of a sweep on substituted data, too.")
     ] = False,
@@ -64,7 +64,7 @@ def reproduce(
     device: Device = "auto",
     precision: Precision = "fp32",
     encode_batch: EncodeBatch = 128,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read images.")] = 0,
+    workers: ReadingWorkers = 0,
     out: Annotated[Path, typer.Option(help="Folder of cells and report.")] = Path("reproduced"),
     cache_dir: CacheDir = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the tables.")] = False,
@@ -96,7 +96,7 @@ def reproduce(
         corpora=corpora,
         short=False if full else None,
         device=str(pick_device(device)),
-        precision=precision,
+        precision=cast(PrecisionName, precision),  # which the backbone refuses if unknown
         encode_batch=encode_batch,
         workers=workers,
         fresh=fresh,

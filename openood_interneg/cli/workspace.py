@@ -1,22 +1,104 @@
-"""What commands open before they work: the place of their results, benchmark and backbone."""
+"""What commands open before they work: the place of their results, benchmark, model and store."""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
-from openood_interneg.cli.console import progress_bars, say, system_error
+from openood_interneg.cli.console import Advance, progress_bars, say, system_error
 from openood_interneg.data.benchmark import Benchmark
 from openood_interneg.data.benchmark_yaml import load_benchmark
-from openood_interneg.data.store import default_root
+from openood_interneg.data.shared_store import DistContext, SharedStore
+from openood_interneg.data.store import Store, default_root
 from openood_interneg.demo.benchmark import write_benchmark
+from openood_interneg.evaluation.evaluate import Evaluation
 from openood_interneg.settings import SettingsError
 from openood_interneg.vlm.backbones import Backbone
 from openood_interneg.vlm.device import pick_device
 from openood_interneg.vlm.factory import load_backbone
+from openood_interneg.vlm.precision import Precision
 
 MINIATURE = "miniature"
 DEFAULT_BACKBONE = "ViT-B/16"
+
+
+@dataclass(frozen=True)
+class WorkspaceOptions:
+    """The options of the commands that work on a benchmark, as they were given."""
+
+    bench: str = MINIATURE
+    data_root: Path | None = None
+    backbone: str | None = None
+    pretrained: str | None = None
+    preprocess: str = "clip"
+    device: str = "auto"
+    precision: str = "fp32"
+    encode_batch: int = 128
+    workers: int = 0
+    limit: int | None = None
+    full_spectrum: bool = False
+    cache_dir: Path | None = None
+    no_cache: bool = False
+    quiet: bool = False
+
+
+@contextmanager
+def open_workspace(
+    options: WorkspaceOptions, context: DistContext | None = None
+) -> Iterator[tuple[Evaluation, Advance]]:
+    """Opens benchmark, model and store, and shows progress while they are worked with.
+
+    Args:
+        options: of the command.
+        context: of several processes that share the store; the first one draws and speaks.
+
+    Yields:
+        The evaluation of the benchmark, and the progress to report to.
+
+    Raises:
+        InternegError: a benchmark, backbone or device that is not there.
+    """
+    quiet = options.quiet or (context is not None and context.rank > 0)
+    several = context is not None and context.size > 1
+    if context is not None and several:
+        if context.rank == 0:  # the miniature is drawn once
+            _open_benchmark(options, quiet)
+        context.wait()
+    benchmark = _open_benchmark(options, quiet or several)
+    backbone = open_backbone(
+        options.backbone,
+        options.bench,
+        pretrained=options.pretrained,
+        device=options.device,
+        precision=options.precision,
+    )
+    root = None if options.no_cache else options.cache_dir or default_root()
+    with progress_bars(quiet) as progress:
+        evaluation = Evaluation(
+            benchmark,
+            backbone,
+            Store(root) if context is None or root is None else SharedStore(root, context),
+            preprocess=backbone.preprocess.variant(options.preprocess),
+            encode_batch=options.encode_batch,
+            workers=options.workers,
+            progress=progress,
+        )
+        yield evaluation, progress
+
+
+def _open_benchmark(options: WorkspaceOptions, quiet: bool) -> Benchmark:
+    return open_benchmark(
+        options.bench,
+        options.data_root,
+        cache_dir=options.cache_dir,
+        limit=options.limit,
+        full_spectrum=options.full_spectrum,
+        quiet=quiet,
+    )
 
 
 def check_out_folder(path: Path | None, option: str = "--out") -> None:
@@ -120,5 +202,8 @@ def open_backbone(
     """
     name = backbone or (MINIATURE if bench == MINIATURE else DEFAULT_BACKBONE)
     return load_backbone(
-        name, pretrained=pretrained, device=pick_device(device), precision=precision
+        name,
+        pretrained=pretrained,
+        device=pick_device(device),
+        precision=cast(Precision, precision),  # which refuses any other
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -23,14 +23,15 @@ Protocol = Literal["mixed", "openood"]
 PROTOCOLS = ("mixed", "openood")
 
 
-def check_protocol(name: str) -> None:
-    """Asked before any work.
+def check_protocol(name: str) -> Protocol:
+    """The protocol of a name; asked before any work.
 
     Raises:
         SettingsError: no such protocol.
     """
     if name not in PROTOCOLS:
         raise SettingsError(f"protocol is {name!r}; choose one of {', '.join(PROTOCOLS)}")
+    return cast(Protocol, name)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from test_state import run  # noqa: F401 - a fixture
 from openood_interneg.application import state as state_module
 from openood_interneg.application.detector import InterNegDetector
 from openood_interneg.application.state import StateError
-from openood_interneg.cli.score import open_input, parse_protections
+from openood_interneg.cli.score import parse_protections
+from openood_interneg.cli.score_input import open_input
 from openood_interneg.data.any_image import ImageLimits, as_image
 from openood_interneg.data.images import ImageError
 from openood_interneg.detectors.base import DetectorError

@@ -88,7 +88,7 @@ def test_word_class_and_image_lists_are_regular_files(kind, tmp_path):
 
 
 def test_a_list_of_paths_in_utf16_is_refused_by_that_name(tmp_path, monkeypatch):
-    from openood_interneg.cli.score import open_input
+    from openood_interneg.cli.score_input import open_input
 
     (tmp_path / "paths.txt").write_bytes("a.png\n".encode("utf-16"))
     with pytest.raises(DetectorError, match="UTF-16 text; save it as UTF-8"):

@@ -12,7 +12,8 @@ import pytest
 from test_detector import CLASSES, fitted, stream_files, world
 
 from openood_interneg.application.state import StateError, read_state, sweep, write_state
-from openood_interneg.cli.score import open_input, parse_protections
+from openood_interneg.cli.score import parse_protections
+from openood_interneg.cli.score_input import open_input
 from openood_interneg.detectors.base import DetectorError
 from openood_interneg.settings import SettingsError
 
