@@ -22,7 +22,7 @@ from openood_interneg.application.fitting import (
 from openood_interneg.application.images import ImageEncoder
 from openood_interneg.application.inputs import checked_names, labelled_images
 from openood_interneg.application.loading import Load, Loadable
-from openood_interneg.application.progress import told
+from openood_interneg.application.progress import progress_log
 from openood_interneg.application.saving import SavedDetector, Setup
 from openood_interneg.application.scorer import Scorer
 from openood_interneg.application.state import StateError
@@ -143,13 +143,13 @@ class InterNegDetector(Scorer, Loadable):
         """
         names = checked_names(class_names)
         sources, labels = labelled_images(id_images, names)
-        with told(progress) as log:
+        with progress_log(progress) as log:
             fit = fit_space(self._encoder, self.settings, self._store, names, sources, labels, log)
         warn_of_equal_texts(fit.space)
         detector = make_detector(self.backbone, self.settings, self.protections, fit.space)
         with self._lock:
             self._digests = fit.digests
-            self._start(detector, fit.proxy_keys)
+            self._start(detector, fit.proxy_ids)
         return self
 
     # ---- the state on disk -------------------------------------------------------------------
@@ -172,7 +172,7 @@ class InterNegDetector(Scorer, Loadable):
                 space=detector.space,
                 memory=dict(detector.state_dict()),
                 digests=self._digests,
-                proxy_keys=self._proxy_keys,
+                proxy_ids=self._proxy_ids,
                 guard=self._threshold.guard,
                 gamma=self.gamma,
                 tpr=self.tpr,
@@ -276,7 +276,7 @@ class InterNegDetector(Scorer, Loadable):
             raise StateError(f"{path} is damaged: {error}") from error
         with self._lock:
             self._digests = {k: v for k, v in saved.digests.items() if k in saving.FIT_DIGESTS}
-            self._start(fresh, saved.proxy_keys, saved.record)
+            self._start(fresh, saved.proxy_ids, saved.record)
             self._threshold.restore(fresh, saved.gamma, saved.tpr, saved.guard)
 
     def __getstate__(self) -> NoReturn:

@@ -53,7 +53,7 @@ def explain(
     feature: Tensor,
     space: TextSpace,
     bank: Tensor,
-    keys: Sequence[int],
+    ids: Sequence[int],
     *,
     score: float,
     prediction: str | None,
@@ -65,7 +65,8 @@ def explain(
 
     Args:
         feature: (D,) unit image feature.
-        bank: (k, D) unit rows of the bank. keys: their k images' keys.
+        bank: (k, D) unit rows of the bank.
+        ids: ids of their k images.
         score, prediction: what the detector said. known: whether the score reaches gamma, None
             without gamma.
         scale: logit scale over tau. top: how many of each kind, at most.
@@ -88,7 +89,7 @@ def explain(
         near, places = (texts @ bank[i]).topk(min(NAMED, len(texts)))
         named = tuple((words[p], c) for p, c in zip(places.tolist(), near.tolist(), strict=True))
         at = len(texts) + i
-        entries.append(BankEntry(cosine[at].item(), mass[at].item(), keys[i], named))
+        entries.append(BankEntry(cosine[at].item(), mass[at].item(), ids[i], named))
     dominant: Literal["max", "sum"] | None = None
     if known is False:
         dominant = "max" if mass[classes:].max() > mass[:classes].max() else "sum"

@@ -8,7 +8,7 @@ import torch
 
 from openood_interneg.application.images import ImageEncoder
 from openood_interneg.application.inputs import unlabelled_images
-from openood_interneg.application.progress import told
+from openood_interneg.application.progress import progress_log
 from openood_interneg.application.stream import StreamRecord
 from openood_interneg.application.threshold import Threshold, calibration_features, checked_tpr
 from openood_interneg.application.turns import Mode, Turns
@@ -35,14 +35,14 @@ class FittedDetector:
         self._lock = self._turns.lock
         self._threshold = Threshold(gamma)
         self._detector: ProtectedInterNeg | None = None
-        self._proxy_keys: set[int] = set()
+        self._proxy_ids: set[int] = set()
         self._record = StreamRecord()
 
     def _start(
-        self, detector: ProtectedInterNeg, proxy_keys: set[int], record: StreamRecord | None = None
+        self, detector: ProtectedInterNeg, proxy_ids: set[int], record: StreamRecord | None = None
     ) -> None:
         """Takes a fitted detector; whoever held the turn has lost it. Hold the lock."""
-        self._detector, self._proxy_keys = detector, proxy_keys
+        self._detector, self._proxy_ids = detector, proxy_ids
         self._threshold.guard = None
         self._restart(record)
 
@@ -185,8 +185,8 @@ class FittedDetector:
         self._fitted()
         tpr = checked_tpr(tpr)
         sources = unlabelled_images(id_images)
-        with told(progress) as tell:
-            rows = calibration_features(self._encoder, sources, self._proxy_keys, tell)
+        with progress_log(progress) as log:
+            rows = calibration_features(self._encoder, sources, self._proxy_ids, log)
         rows = rows.to(self.space.device, torch.float32)
         with self._lock:
             return self._threshold.calibrate(self._fitted(), rows, tpr)

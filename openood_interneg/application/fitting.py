@@ -35,12 +35,12 @@ class Fit:
     Attributes:
         space: labels, negative texts and proxies.
         digests: of the corpus, the ID images by name, and the proxies' images by content.
-        proxy_keys: keys of the images that made the proxies.
+        proxy_ids: ids of the images that made the proxies.
     """
 
     space: TextSpace
     digests: dict[str, str]
-    proxy_keys: set[int]
+    proxy_ids: set[int]
 
 
 def fit_space(
@@ -77,7 +77,7 @@ def fit_space(
         "id_images": images_digest(images.sources, images.labels),
         "proxy_images": contents_digest(images.used),
     }
-    return Fit(space, digests, images.keys)
+    return Fit(space, digests, images.ids)
 
 
 def make_detector(

@@ -45,7 +45,7 @@ def contents_digest(sources: Sequence[Any]) -> str:
 
 
 class LabelledImages:
-    """ID images as `IdImages`; remembers those that were read, and their keys."""
+    """ID images as `IdImages`; remembers those that were read, and their ids."""
 
     def __init__(
         self,
@@ -55,14 +55,14 @@ class LabelledImages:
     ):
         self.encode, self.sources, self.labels = encode, sources, labels
         self.used: list[Any] = []
-        self.keys: set[int] = set()
+        self.ids: set[int] = set()
 
     def features(self, indices: np.ndarray) -> Tensor:
         """(len(indices), D) unit image features."""
         self.used = [self.sources[i] for i in indices]
         try:
-            features, keys = self.encode(self.used)
+            features, ids = self.encode(self.used)
         except ImageError as error:
             raise ImageError(f"an ID image cannot be used: {error}") from error
-        self.keys |= set(keys.tolist())
+        self.ids |= set(ids.tolist())
         return features

@@ -18,7 +18,7 @@ from openood_interneg.vlm.backbones import Backbone, FeatureError, Precision
 from openood_interneg.vlm.factory import load_backbone
 from openood_interneg.vlm.preprocess import Preprocess
 
-Found = int | str  # the key of a picture, or what is wrong with it
+Found = int | str  # the id of a picture, or what is wrong with it
 Map = Callable[[Callable[[Any], Any], list[Any]], Iterable[Any]]
 
 
@@ -81,7 +81,7 @@ class ImageEncoder:
         return f"{name} ({self.precision})"
 
     def prepare(self, source: Any) -> tuple[Tensor, int]:
-        """(3, size, size) pixels for the model and the picture's key.
+        """(3, size, size) pixels for the model and the picture's id.
 
         Raises:
             ImageError: it cannot be read.
@@ -94,7 +94,7 @@ class ImageEncoder:
     def encode(
         self, sources: Sequence[Any], advance: Callable[[int], None] = lambda count: None
     ) -> tuple[Tensor, Tensor]:
-        """Features (n, D) and keys (n,) of images.
+        """Features (n, D) and ids (n,) of images.
 
         Args:
             sources: images, at least one.
@@ -103,22 +103,22 @@ class ImageEncoder:
         Raises:
             ImageError: one cannot be read.
         """
-        features, keys = [], []
+        features, ids = [], []
         for begin in range(0, len(sources), self.batch_size):
             pixels = []
             for place in range(begin, min(begin + self.batch_size, len(sources))):
                 try:
-                    tensor, key = self.prepare(sources[place])
+                    tensor, image = self.prepare(sources[place])
                 except ImageError as error:
                     raise ImageError(f"image {place}: {error}") from error
                 pixels.append(tensor)
-                keys.append(key)
+                ids.append(image)
             features.append(self.backbone.encode_image(torch.stack(pixels)))
             advance(len(pixels))
-        return torch.cat(features), torch.tensor(keys, dtype=torch.int64)
+        return torch.cat(features), torch.tensor(ids, dtype=torch.int64)
 
     def encode_readable(self, batch: list[Any], do: Map) -> tuple[Tensor | None, list[Found]]:
-        """Features of the readable images, and for each image its key or what is wrong with it.
+        """Features of the readable images, and for each image its id or what is wrong with it.
 
         An image whose feature is not finite is one with something wrong, too.
 

@@ -10,8 +10,8 @@ from openood_interneg.data.encode import Progress
 
 
 @contextmanager
-def told(progress: Progress | bool | None) -> Iterator[Progress]:
-    """Whom to tell of progress.
+def progress_log(progress: Progress | bool | None) -> Iterator[Progress]:
+    """What progress is logged to.
 
     Args:
         progress: a function of (what, finished since the last call, total); True for bars on

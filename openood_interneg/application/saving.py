@@ -56,7 +56,7 @@ class SavedDetector:
         space: its labels, negative texts and proxies.
         memory: what its bank learned from the stream.
         digests: of the corpus and of the ID images that it was fitted to.
-        proxy_keys: keys of the images that made the proxies.
+        proxy_ids: ids of the images that made the proxies.
         guard: features of calibration images, or None.
         gamma: the threshold, or None.
         tpr: share of ID images that it lets pass.
@@ -67,7 +67,7 @@ class SavedDetector:
     space: TextSpace
     memory: dict[str, Tensor]
     digests: dict[str, str]
-    proxy_keys: set[int]
+    proxy_ids: set[int]
     guard: Tensor | None
     gamma: float | None
     tpr: float
@@ -92,7 +92,7 @@ def write(saved: SavedDetector, path: str | Path) -> None:
     tensors |= {
         "labels": space.labels,
         "negatives": space.negatives,
-        "proxy_keys": torch.tensor(sorted(saved.proxy_keys), dtype=torch.int64),
+        "proxy_keys": torch.tensor(sorted(saved.proxy_ids), dtype=torch.int64),
     }
     meta = {
         "settings": setup.settings,
@@ -151,7 +151,7 @@ def read(path: str | Path) -> SavedDetector:
             if name.startswith("bank.") or name in ("seen", "inverted")
         },
         digests={k: str(v) for k, v in meta["digests"].items()},
-        proxy_keys=set(tensors["proxy_keys"].tolist()),
+        proxy_ids=set(tensors["proxy_keys"].tolist()),
         guard=tensors.get("guard.features"),
         gamma=meta.get("gamma"),
         tpr=float(meta.get("tpr") or 0.95),

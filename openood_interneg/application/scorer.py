@@ -16,7 +16,7 @@ from openood_interneg.application.explanation import Explanation, explain
 from openood_interneg.application.fitted import FittedDetector
 from openood_interneg.application.images import Found, Map
 from openood_interneg.application.inputs import UNKNOWN
-from openood_interneg.application.stream import Scored, image_name, readable_keys, results
+from openood_interneg.application.stream import Scored, image_name, readable_ids, results
 from openood_interneg.application.threshold import finite
 from openood_interneg.application.turns import Turn
 from openood_interneg.data.any_image import as_sources
@@ -66,29 +66,29 @@ class Scorer(FittedDetector):
         ]
 
     def score_features(
-        self, features: Tensor, keys: Tensor | None = None, *, update: bool = True
+        self, features: Tensor, ids: Tensor | None = None, *, update: bool = True
     ) -> Scores:
-        """As `score` for unit image features (n, D), with the images' keys (n,) int64."""
+        """As `score` for unit image features (n, D), with the images' ids (n,) int64."""
         self._fitted()
         with self._updating("another call of score_features", update) as turn:
-            return self._score_features(features, keys, turn)
+            return self._score_features(features, ids, turn)
 
-    def _score_features(self, features: Tensor, keys: Tensor | None, turn: Turn | None) -> Scores:
+    def _score_features(self, features: Tensor, ids: Tensor | None, turn: Turn | None) -> Scores:
         """Scores under a turn, or without one: then nothing is remembered."""
         features = features.to(self.space.device, torch.float32)
-        if keys is None:
-            keys = torch.zeros(len(features), dtype=torch.int64)
-        if len(keys) != len(features):
-            raise DetectorError(f"{len(features)} features come with {len(keys)} keys")
+        if ids is None:
+            ids = torch.zeros(len(features), dtype=torch.int64)
+        if len(ids) != len(features):
+            raise DetectorError(f"{len(features)} features come with {len(ids)} keys")
         if len(features) == 0:
-            return Scores(keys, features.new_zeros(0))
+            return Scores(ids, features.new_zeros(0))
         with self._lock if turn is None else self._turns.used(turn):
             detector = self._fitted()
             if turn is None:
                 return finite(detector.peek(features))
             self._may_watch(detector)
             size = self._encoder.batch_size
-            batches = zip(features.split(size), keys.split(size), strict=True)
+            batches = zip(features.split(size), ids.split(size), strict=True)
             scores = stream_batches(detector, batches)
             self._advance(detector, len(features))
             self._record.begin_input()
@@ -100,8 +100,8 @@ class Scorer(FittedDetector):
             sources = as_sources(images)
             if not sources:
                 return np.zeros(0, np.int64), np.zeros(0, np.float32)
-            features, keys = self._encoder.encode(sources)
-            pred, score = self._score_features(features, keys, turn)
+            features, ids = self._encoder.encode(sources)
+            pred, score = self._score_features(features, ids, turn)
         return pred.cpu().numpy(), score.cpu().numpy()
 
     @contextmanager
@@ -195,12 +195,12 @@ class Scorer(FittedDetector):
         for place, entry in enumerate(found):
             if isinstance(entry, str) and stops:
                 raise ImageError(f"{entry} (position {begin + place} of the stream)")
-        keys = readable_keys(found)
+        ids = readable_ids(found)
         with self._turns.used(turn):
             detector = self._fitted()
             self._may_watch(detector)
             gamma = self._threshold.required()
-            scores = None if features is None else finite(detector.step(features, keys))
+            scores = None if features is None else finite(detector.step(features, ids))
             out = results(
                 names,
                 found,
@@ -210,7 +210,7 @@ class Scorer(FittedDetector):
                 classes=self.class_names,
             )
             self._advance(detector, len(batch))
-            self._record.add(names, len(batch) - len(keys))
+            self._record.add(names, len(batch) - len(ids))
         return out
 
     # ---- explanation -------------------------------------------------------------------------
@@ -229,7 +229,7 @@ class Scorer(FittedDetector):
         with self._lock:
             detector = self._fitted()
             label, score = (column.tolist()[0] for column in detector.peek(features))
-            bank, keys = detector.bank.features.clone(), detector.bank.ids.tolist()
+            bank, ids = detector.bank.features.clone(), detector.bank.ids.tolist()
             gamma = self.gamma
         known = None if gamma is None else score >= gamma
         prediction = {None: None, True: self.class_names[label], False: UNKNOWN}[known]
@@ -237,7 +237,7 @@ class Scorer(FittedDetector):
             features[0],
             detector.space,
             bank,
-            keys,
+            ids,
             score=score,
             prediction=prediction,
             known=known,

@@ -99,8 +99,8 @@ def image_name(source: Any, position: int) -> str:
     return os.fspath(source) if isinstance(source, (str, os.PathLike)) else f"#{position}"
 
 
-def readable_keys(found: Sequence[Found]) -> Tensor:
-    """Keys (n,) int64 of the images that could be read."""
+def readable_ids(found: Sequence[Found]) -> Tensor:
+    """Ids (n,) int64 of the images that could be read."""
     return torch.tensor([e for e in found if not isinstance(e, str)], dtype=torch.int64)
 
 
@@ -117,7 +117,7 @@ def results(
 
     Args:
         names: of its images.
-        found: the key of each, or what is wrong with it.
+        found: the id of each, or what is wrong with it.
         scores: of the readable ones; None where there is none.
         begin: position of the first image.
         gamma: images that score below are unknown.

@@ -151,14 +151,14 @@ def checked_tpr(tpr: float) -> float:
 
 
 def calibration_features(
-    encoder: ImageEncoder, sources: list[Any], proxy_keys: set[int], log: Progress
+    encoder: ImageEncoder, sources: list[Any], proxy_ids: set[int], log: Progress
 ) -> Tensor:
     """Features (n, D) of ID images without those that made the image proxies.
 
     Args:
         encoder: of the images.
         sources: ID images.
-        proxy_keys: of the images that made the proxies, which score too high.
+        proxy_ids: of the images that made the proxies, which score too high.
         log: told of images encoded.
 
     Raises:
@@ -166,8 +166,8 @@ def calibration_features(
     """
     features = []
     for begin in range(0, len(sources), encoder.batch_size):
-        part, keys = encoder.encode(sources[begin : begin + encoder.batch_size])
-        features.append(part[[i for i, key in enumerate(keys.tolist()) if key not in proxy_keys]])
+        part, ids = encoder.encode(sources[begin : begin + encoder.batch_size])
+        features.append(part[[i for i, image in enumerate(ids.tolist()) if image not in proxy_ids]])
         log("calibration images", len(part), len(sources))
     left = sum(map(len, features))
     if not left:

@@ -112,7 +112,7 @@ def test_calibration_keeps_the_share_and_the_bank():
         warnings.simplefilter("ignore")
         gamma = detector.calibrate(rest, tpr=0.8)
     assert detector.bank_size == before
-    fresh = [p for p in rest if detector._encoder.prepare(p)[1] not in detector._proxy_keys]
+    fresh = [p for p in rest if detector._encoder.prepare(p)[1] not in detector._proxy_ids]
     assert len(fresh) == 4 * 8
     assert 0.8 <= np.mean(detector.score(fresh, update=False) >= gamma) < 0.8 + 1 / 31
     made = [p for p in rest if p not in fresh]
@@ -224,8 +224,8 @@ def test_calls_in_arrival_order_are_whole(tmp_path):
     jobs = [lambda i=i: detector.score(stream_files()[12 * i : 12 * i + 12]) for i in range(4)]
     saves = [lambda i=i: detector.save(tmp_path / f"{i}.safetensors") for i in range(3)]
     assert in_threads([*jobs, *saves]) == []
-    keys = {k: p for p in stream_files() for k in [detector._encoder.prepare(p)[1]]}
-    order = [keys[k] for batch in log for k in batch]
+    ids = {k: p for p in stream_files() for k in [detector._encoder.prepare(p)[1]]}
+    order = [ids[k] for batch in log for k in batch]
     again = fitted()
     again.score(order)
     assert again.bank_size == detector.bank_size
@@ -403,7 +403,7 @@ def test_the_guard_keeps_the_calibration_images(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         detector.calibrate(rest, tpr=0.9)
-    fresh = [p for p in rest if detector._encoder.prepare(p)[1] not in detector._proxy_keys]
+    fresh = [p for p in rest if detector._encoder.prepare(p)[1] not in detector._proxy_ids]
     detector.score(stream_files()[:24])
     assert np.mean(detector.score(fresh, update=False) < detector.gamma) <= 0.15
     detector.save(tmp_path / "a.safetensors")
@@ -443,7 +443,7 @@ def test_gamma_can_follow_the_bank(tmp_path):
     first = detector.gamma
     detector.score(stream_files())
     assert detector.gamma == first > detector.recalibrate() == detector.gamma
-    fresh = [p for p in rest if detector._encoder.prepare(p)[1] not in detector._proxy_keys]
+    fresh = [p for p in rest if detector._encoder.prepare(p)[1] not in detector._proxy_ids]
     assert np.mean(detector.score(fresh, update=False) >= detector.gamma) >= 0.9
 
     following = watching(protections={"recalibrate": 16}, batch_size=8)

@@ -236,7 +236,7 @@ def test_features_that_are_wrong_are_refused():
 
 def test_a_nan_never_enters_the_bank_and_never_comes_out():
     detector = fitted()
-    detector._detector.inverter = lambda h, keys: torch.full_like(h, float("nan"))
+    detector._detector.inverter = lambda h, ids: torch.full_like(h, float("nan"))
     scores = detector.score(stream_files())
     assert np.isfinite(scores).all() and detector.bank_size == 0
 
