@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import copy
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,12 +19,13 @@ from openood_interneg.data.benchmark import Benchmark
 from openood_interneg.data.digests import digest
 from openood_interneg.data.encode import Encoder, FeatureKind, ListedIdImages, Progress, kind_name
 from openood_interneg.data.image_ids import image_ids
-from openood_interneg.data.image_lists import BenchmarkError, ImageList, shared_names
+from openood_interneg.data.image_lists import ImageList
 from openood_interneg.data.store import Store
 from openood_interneg.detectors.base import Detector, DetectorError
 from openood_interneg.detectors.method import Method
 from openood_interneg.detectors.registry import get_method
-from openood_interneg.evaluation.metrics import METRICS, ood_metrics
+from openood_interneg.evaluation.checks import check_image_names, check_plans
+from openood_interneg.evaluation.metrics import ood_metrics
 from openood_interneg.evaluation.protocols import (
     FeatureSet,
     Observer,
@@ -35,8 +35,8 @@ from openood_interneg.evaluation.protocols import (
     run_mixed,
     run_openood,
 )
+from openood_interneg.evaluation.rows import Results, group_means
 from openood_interneg.negatives.inversion import Inverter
-from openood_interneg.negatives.proxies import sample_per_class
 from openood_interneg.negatives.space_builder import TextSpaceBuilder
 from openood_interneg.negatives.stored_inversion import (
     StoredInverter,
@@ -44,43 +44,24 @@ from openood_interneg.negatives.stored_inversion import (
     stored_inverter,
 )
 from openood_interneg.settings import (
-    IdImageSettings,
     InterNegSettings,
     MethodSettings,
-    SettingsError,
     as_mapping,
 )
 from openood_interneg.vlm.backbones import Backbone
 from openood_interneg.vlm.preprocess import Preprocess
 
 
-@dataclass
-class Results:
-    """What an evaluation gives.
-
-    Attributes:
-        rows: one per (method, seed, data set), keys as in `results.json`; percent.
-        scores: (method, seed, data set) -> `Run`, for plots.
-        mined: how many texts passed and the first ones, by method.
-        seconds: wall time by stage.
-        settings: settings in full, by method.
-    """
-
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    scores: dict[tuple[str, int, str], Run] = field(default_factory=dict)
-    mined: dict[str, dict[str, Any]] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-
 class Evaluation:
     """A benchmark, a backbone and the stores, ready to run any number of methods.
 
     Args:
-        benchmark: what is evaluated. backbone: the frozen model. store: features, texts and
-            inversions are kept there.
+        benchmark: what is evaluated.
+        backbone: the frozen model.
+        store: where features, texts and inversions are kept.
         preprocess: by default the backbone's own.
-        encode_batch: images per forward pass. workers: processes that read images.
+        encode_batch: images per forward pass.
+        workers: processes that read images.
         progress: told of images and texts encoded.
     """
 
@@ -123,38 +104,11 @@ class Evaluation:
         """Looks for every image that the methods will read, before any work.
 
         Raises:
-            BenchmarkError: missing images. ProxyError: a class without ID images.
+            BenchmarkError: missing images.
+            ProxyError: a class without ID images.
             SettingsError: a method needs ID images, and the benchmark has none.
         """
-        for method, _ in plans:
-            self._check_names(method)
-        train = self.benchmark.train
-        readers = [
-            (method, own)
-            for method, own in plans
-            if isinstance(own, IdImageSettings) and own.reads_id_images
-        ]
-        for method, settings in readers:
-            if train is None and getattr(settings, "negatives", "inter") == "inter":
-                raise SettingsError(
-                    f"method '{method.name}' needs ID training images, and the benchmark "
-                    f"'{self.benchmark.name}' lists none; add a 'train' block to it"
-                )
-        chosen = None
-        if train is not None:
-            indices = [
-                sample_per_class(
-                    train.labels,
-                    len(self.benchmark.class_names),
-                    settings.images_per_class,
-                    select=settings.proxy_select,
-                    seed=settings.proxy_seed,
-                    class_names=self.benchmark.class_names,
-                )
-                for _, settings in readers
-            ]
-            chosen = train.subset(np.unique(np.concatenate(indices))) if indices else None
-        self.benchmark.check(chosen)
+        check_plans(self.benchmark, plans)
 
     def feature_set(self, images: ImageList, kind: FeatureKind = "image") -> FeatureSet:
         """Features of a test or OOD set, encoded at the first call.
@@ -179,21 +133,10 @@ class Evaluation:
         Raises:
             BenchmarkError: the method finds an image by its name, and two images share one.
         """
-        self._check_names(method)
+        check_image_names(self.benchmark, method)
         kind = method.features_of(settings)
         id_set = self.feature_set(self.benchmark.test, kind)
         return id_set, [self.feature_set(images, kind) for images in self.benchmark.ood]
-
-    def _check_names(self, method: Method) -> None:
-        """A caption file knows an image by its name alone."""
-        if "captions" not in method.needs:
-            return
-        for name, sets in shared_names([self.benchmark.test, *self.benchmark.ood]).items():
-            raise BenchmarkError(
-                f"'{name}' is an image of '{sets[0]}' and another one of '{sets[1]}': the captions "
-                f"of method '{method.name}' could not be told apart. Write both lists with paths "
-                "from one folder above, and the caption file likewise"
-            )
 
     def detector(
         self, method: Method, settings: MethodSettings, inverter: Inverter | None = None
@@ -259,6 +202,11 @@ class Evaluation:
 
         Args:
             name: shown in the rows; the registry's name unless `method` is given.
+            settings: of the method.
+            protocol: the order of the stream, and when memories are cleared.
+            seed: of the run.
+            batch_size: images per step.
+            method: one that is not in the registry.
             observers: told of each batch after it was scored.
 
         Returns:
@@ -341,18 +289,3 @@ def _inversion(method: Method, settings: MethodSettings) -> InterNegSettings:
             f"method '{method.name}' inverts images, and its settings are no InterNegSettings"
         )
     return settings
-
-
-def group_means(rows: Sequence[Mapping[str, Any]], benchmark: Benchmark) -> list[dict[str, Any]]:
-    """Rows `nearood` and `farood`: means over the sets of a group that has any.
-
-    Args:
-        rows: one per OOD set, in the order of `benchmark.ood`.
-    """
-    out = []
-    near = len(benchmark.near)
-    for group, members in (("nearood", rows[:near]), ("farood", rows[near:])):
-        if members:
-            means = {m: float(np.mean([row[m] for row in members])) for m in METRICS}
-            out.append(dict(members[0]) | {"dataset": group} | means)
-    return out

@@ -14,8 +14,8 @@ from rich.text import Text
 
 from openood_interneg.data.store import atomic_path, write_text
 from openood_interneg.detectors.registry import get_method
-from openood_interneg.evaluation.evaluate import Results
 from openood_interneg.evaluation.metrics import METRICS
+from openood_interneg.evaluation.rows import Results
 from openood_interneg.settings import SettingsError
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from openood_interneg.reproduce.error_types import GAMMAS
 from openood_interneg.reproduce.exhibits import load_exhibit
 from openood_interneg.reproduce.experiment import Experiment
 from openood_interneg.reproduce.sealed import file_digest
-from openood_interneg.reproduce.tables import STAGES, Table, arrow, set_name
+from openood_interneg.reproduce.tables import STAGES, ResultTable, arrow, set_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,8 +31,7 @@ class Drawn:
         name: of its files.
         title: printed over it.
         alt: what it shows, for readers of text.
-        svg: text of an SVG file, its ink in the page's text colour.
-        png: content of a PNG file.
+        svg: its ink is the page's text colour.
     """
 
     name: str
@@ -43,7 +42,7 @@ class Drawn:
 
 
 def draw_figures(
-    experiment: Experiment, result: Mapping[str, Any], table: Table, cells: Path
+    experiment: Experiment, result: Mapping[str, Any], table: ResultTable, cells: Path
 ) -> list[Drawn]:
     """All figures of an experiment. cells: folder of the cells' files."""
     artist = _Artist(experiment, result, table, cells)
@@ -66,7 +65,7 @@ def draw_figures(
 
 class _Artist:
     def __init__(
-        self, experiment: Experiment, result: Mapping[str, Any], table: Table, cells: Path
+        self, experiment: Experiment, result: Mapping[str, Any], table: ResultTable, cells: Path
     ):
         self.experiment, self.result, self.table = experiment, result, table
         self.cells = cells

@@ -9,7 +9,7 @@ from typing import Any
 
 from openood_interneg.reproduce.experiment import Experiment
 from openood_interneg.reproduce.figures import Drawn
-from openood_interneg.reproduce.tables import Table, set_name
+from openood_interneg.reproduce.tables import ResultTable, set_name
 
 NOT_PAPER = "not the paper's data: figures are not comparable with the published column"
 
@@ -20,7 +20,7 @@ class Section:
 
     experiment: Experiment
     result: Mapping[str, Any]
-    table: Table
+    table: ResultTable
     figures: list[Drawn]
     exhibit: Mapping[str, Any] | None
 

@@ -72,7 +72,7 @@ class Value:
 
 
 @dataclass
-class Table:
+class ResultTable:
     """Rows by columns by metrics."""
 
     rows: list[tuple[str, ...]]
@@ -101,12 +101,12 @@ def set_name(experiment: Experiment, result: Mapping[str, Any], name: str) -> st
     return name if result.get("substitute") else experiment.names.get(name, name)
 
 
-def build_table(experiment: Experiment, result: Mapping[str, Any]) -> Table:
+def build_table(experiment: Experiment, result: Mapping[str, Any]) -> ResultTable:
     """The experiment's table with what a result has of it and what was published."""
     metrics = ("Max-OOD", "Sum-OOD") if experiment.kind == "errors" else experiment.metrics
     ours = _ours(experiment, result, metrics)
     columns = _columns(experiment, result, ours)
-    table = Table([], [], columns, metrics)
+    table = ResultTable([], [], columns, metrics)
     for published in experiment.published:
         _add_row(table, published.row, published.group)
         for column, figures in published.values.items():
@@ -144,13 +144,13 @@ def _shared(experiment: Experiment) -> set[str]:
     return {part.name for part in experiment.parts} | {"Average", "Mean", "Std", *"0123456789"}
 
 
-def _add_row(table: Table, row: tuple[str, ...], group: str) -> None:
+def _add_row(table: ResultTable, row: tuple[str, ...], group: str) -> None:
     if row not in table.rows:
         table.rows.append(row)
         table.groups.append(group)
 
 
-def _order(table: Table) -> None:
+def _order(table: ResultTable) -> None:
     """Rows that only we have stand after the published ones of the same group."""
     pairs = list(zip(table.rows, table.groups, strict=True))
     order = list(dict.fromkeys(table.groups))
@@ -207,7 +207,7 @@ def _columns(experiment: Experiment, result: Mapping[str, Any], ours: Numbers) -
     return columns
 
 
-def _rank(table: Table) -> None:
+def _rank(table: ResultTable) -> None:
     """Marks best and second best per column; within one block where rows come in blocks."""
     for column in table.columns:
         for metric in table.metrics:

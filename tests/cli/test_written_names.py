@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from openood_interneg.cli.console import console, progress_bars, say
-from openood_interneg.evaluation.evaluate import Results
 from openood_interneg.evaluation.metrics import METRICS
 from openood_interneg.evaluation.results import (
     csv_cell,
@@ -16,6 +15,7 @@ from openood_interneg.evaluation.results import (
     results_table,
     write_results,
 )
+from openood_interneg.evaluation.rows import Results
 
 EVIL = "[/red]\x1b[2J\x9b31m"
 
