@@ -164,7 +164,7 @@ class _Artist:
             ):
                 figure, ax = _panel(height=3.4)
                 draw(ax, by, self.colours)
-                _legend_below(figure, ax)
+                style.legend_below(figure, ax)
                 self.add(
                     figure,
                     f"{kind}_{_slug(name)}",
@@ -255,7 +255,7 @@ class _Artist:
         if names:
             figure, ax = _panel(height=1.1 + 0.4 * len(names))
             plots.stacked_bars(ax, names, stages)
-            _legend_below(figure, ax)
+            style.legend_below(figure, ax)
             ax.set_xlabel("milliseconds per image")
             self.add(figure, "stages", "Time per image by stage", "Stacked bars of time per stage")
 
@@ -290,12 +290,6 @@ def _panel(height: float = 2.7) -> tuple[Figure, Axes]:
     """A figure with one axis, of a size that is readable on a phone."""
     figure, axes = style.new_figure(width=4.3, height=height)
     return figure, axes[0][0]
-
-
-def _legend_below(figure: Figure, ax: Axes) -> None:
-    if (legend := ax.get_legend()) is not None:
-        legend.remove()
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
 
 
 def _slug(text: str) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 ORANGE, SKY, GREEN, BLUE = "#E69F00", "#56B4E9", "#009E73", "#0072B2"
@@ -113,6 +114,13 @@ def new_figure(
 
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def legend_below(figure: Figure, ax: Axes) -> None:
+    """Puts the legend of an axis below the figure."""
+    if (legend := ax.get_legend()) is not None:
+        legend.remove()
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
 
 
 def as_svg(figure: Figure, prefix: str) -> str:
