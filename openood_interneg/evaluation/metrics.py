@@ -18,7 +18,10 @@ def ood_metrics(
     """The six figures of a table row, in percent.
 
     Args:
-        id_score, ood_score: scores, high = ID. id_pred, id_label: classes of the ID images.
+        id_score: scores of the ID images, high = ID.
+        ood_score: scores of the OOD images.
+        id_pred: predicted classes of the ID images.
+        id_label: their true classes.
 
     Raises:
         ValueError: an empty side, or a score that is not finite.

@@ -35,9 +35,10 @@ class Part:
     """One benchmark of an experiment, or a part of one.
 
     Attributes:
-        name: how rows or columns call it. benchmark: shipped name, or a YAML file beside the
-            experiments. sets: which OOD sets are used: near, far or all, or the name of a single
-            one; a part of a single set is left out where substituted data do not have it.
+        name: how rows or columns call it.
+        benchmark: shipped name, or a YAML file beside the experiments.
+        sets: which OOD sets are used: near, far or all, or the name of a single one; a part of a
+            single set is left out where substituted data do not have it.
         settings: method -> settings that differ from the method's preset in this part.
         proxies_from_test: this many images of each class of the test set become the image
             proxies, and the rest is tested; 0 takes the training list.
@@ -55,8 +56,12 @@ class Point:
     """One point of a sweep: settings that replace those of every method that has them.
 
     Attributes:
-        label: how rows call it. sweep: which sweep it belongs to. value: on the x axis.
-        counts: images drawn, (ID, OOD), for ratios. corpus: a word list the user supplies.
+        label: how rows call it.
+        sweep: which sweep it belongs to.
+        value: on the x axis.
+        settings: in place of the methods' own.
+        counts: images drawn, (ID, OOD), for ratios.
+        corpus: a word list the user supplies.
     """
 
     label: str

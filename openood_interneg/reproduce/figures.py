@@ -44,7 +44,14 @@ class Drawn:
 def draw_figures(
     experiment: Experiment, result: Mapping[str, Any], table: ResultTable, cells: Path
 ) -> list[Drawn]:
-    """All figures of an experiment. cells: folder of the cells' files."""
+    """All figures of an experiment.
+
+    Args:
+        experiment: says which kinds of figures there are.
+        result: of the experiment.
+        table: of the result.
+        cells: folder of the cells' files.
+    """
     artist = _Artist(experiment, result, table, cells)
     with style.page_style():
         if experiment.kind == "errors":
@@ -86,8 +93,6 @@ class _Artist:
 
     def set_name(self, name: str) -> str:
         return set_name(self.experiment, self.result, name)
-
-    # ---- tables ------------------------------------------------------------------------------
 
     def bars(self) -> None:
         """Ours as bars with the published figure beside, for every column of means."""
@@ -171,8 +176,6 @@ class _Artist:
                     f"{title} of {label}, OOD positive",
                     f"{title} of {label}, one line per method",
                 )
-
-    # ---- the other kinds -----------------------------------------------------------------------
 
     def errors(self) -> None:
         """Max-OOD and Sum-OOD dominant rates over gamma, per OOD set."""

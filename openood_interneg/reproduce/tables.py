@@ -27,11 +27,19 @@ class Value:
     """One figure of a table.
 
     Attributes:
-        mean, std, seeds: ours; None where nothing ran. published: as printed.
+        row: labels of its row.
+        column: of the table.
+        metric: of the column.
+        group: under which the row is printed.
+        mean: ours; None where nothing ran.
+        std: over seeds; None for a single one.
+        seeds: how many ran.
+        published: as printed.
         published_fpr: the positive class of a published FPR@95, "ood" or "id"; else empty.
         difference: ours minus published, in the convention of the published row.
         other: ours in that convention, where it is not the table's.
-        rank, published_rank: 1 best, 2 second best of the column, else 0.
+        rank: of ours: 1 best, 2 second best of the column, else 0.
+        published_rank: likewise of the published figures.
     """
 
     row: tuple[str, ...]
