@@ -47,7 +47,7 @@ class Corpus:
         nouns: distinct nouns, in the source's order.
         adjectives: distinct adjectives, in the source's order. A word may be in both.
         lexnames: the WordNet lexicographer files of each (word, "noun" or "adjective"), or None
-            where the source does not tell them.
+            where the source does not name them.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Corpus:
         return len(self.nouns) + len(self.adjectives)
 
     def excluding(self, lexnames: Iterable[str]) -> Corpus:
-        """Return the corpus without the words that occur in the given lexicographer files only.
+        """Returns the corpus without the words that occur in the given lexicographer files only.
 
         CSP leaves out noun.person, noun.quantity, noun.group and adj.pert. A word that also
         occurs in another file stays, as it would if those files were deleted from the source;
@@ -122,20 +122,20 @@ class CorpusSettings(Protocol):
 
 
 def load_corpus(source: str | Path) -> Corpus:
-    """Load the words to mine negative texts from.
+    """Loads the words to mine negative texts from.
 
     Args:
         source: one of
 
-            - ``"wordnet"``: the packaged list, made from WordNet 3.0 by the rule in
+            - `"wordnet"`: the packaged list, made from WordNet 3.0 by the rule in
               `openood_interneg.negatives.wordnet`; nothing is downloaded;
-            - ``"nltk:wordnet"`` or ``"nltk:wordnet31"``: the same rule over the WordNet that the
+            - `"nltk:wordnet"` or `"nltk:wordnet31"`: the same rule over the WordNet that the
               user has for NLTK (about 10 s); 3.1 is the release that the authors' own list seems
               to come from;
             - the path of a UTF-8 text file, one noun a line (empty lines and lines that start
-              with ``#`` are skipped), or of a CSV file with the columns ``word`` and
-              ``part_of_speech`` (noun, n, adjective, adj, a or s) and, if wanted, ``lexnames``
-              (joined with ``;``). Either may be gzipped (``.gz``).
+              with `#` are skipped), or of a CSV file with the columns `word` and
+              `part_of_speech` (noun, n, adjective, adj, a or s) and, if wanted, `lexnames`
+              (joined with `;`). Either may be gzipped (`.gz`).
 
     Words keep the source's order and spelling; of duplicates within a part of speech the first
     stays.
@@ -193,7 +193,7 @@ def _packaged() -> bytes:
 
 
 def deduplicate(corpus: Corpus, class_names: Sequence[str], *, ignore_case: bool = True) -> Corpus:
-    """Remove words equal to a class name, adjectives that are also nouns, and duplicates.
+    """Removes words equal to a class name, adjectives that are also nouns, and duplicates.
 
     CLIP's tokenizer lower-cases its text and collapses its spaces, so words that differ in
     nothing else have one text feature. By default they count as equal, and so do an underscore
@@ -237,7 +237,7 @@ def _narrowed(corpus: Corpus, nouns: list[str], adjectives: list[str]) -> Corpus
 
 
 def _collect(name: str, entries: Iterable[WordEntry], has_lexnames: bool) -> Corpus:
-    """Build a corpus; entries for the same word and part of speech become one."""
+    """Builds a corpus; entries for the same word and part of speech become one."""
     files: dict[tuple[str, str], frozenset[str]] = {}
     for word, part_of_speech, lexnames in entries:
         entry = (word, part_of_speech)

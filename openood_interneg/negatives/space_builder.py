@@ -61,7 +61,7 @@ class TextSpaceBuilder:
         class_names: C names, in label order.
         id_images: ID training images; None where no method needs proxies.
         store: where text features are kept between runs.
-        progress: told of texts encoded.
+        progress: called as texts are encoded.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class TextSpaceBuilder:
         return self._spaces[key]
 
     def build(self, settings: LabelSettings) -> TextSpace:
-        """Labels and, as far as the settings speak of them, mined negatives and proxies.
+        """Labels and, as far as the settings ask for them, mined negatives and proxies.
 
         Built once per distinct settings.
 
@@ -132,7 +132,7 @@ class TextSpaceBuilder:
         )
 
     def _has_proxies(self, settings: LabelSettings) -> TypeGuard[IdImageSettings]:
-        """Whether there are ID images, and the settings have them looked at."""
+        """Whether there are ID images, and the settings ask for them."""
         asked = isinstance(settings, IdImageSettings) and settings.reads_id_images
         return self.id_images is not None and asked
 
@@ -142,11 +142,11 @@ class TextSpaceBuilder:
         """(C, D) unit text features e_i of the class names.
 
         Raises:
-            ClassNameError: names that the tokenizer makes one text of.
+            ClassNameError: names that become the same text for the tokenizer.
         """
         templates = prompt_set(prompt)
         if templates not in self._labels:
-            # Here, since how much of a name the tokenizer sees depends on the prompt around it.
+            # Checked here, since how much of a name the tokenizer sees depends on the prompt.
             check_tokens(self.class_names, self.backbone.tokenizer, templates)
             self._labels[templates] = torch.cat(
                 list(self.texts(self.class_names, prompt, "labels"))
@@ -184,7 +184,7 @@ class TextSpaceBuilder:
         return self._proxies[key]
 
     def corpus(self, settings: CorpusSettings) -> Corpus:
-        """The corpus without class names and doubles."""
+        """The corpus without class names and duplicates."""
         return deduplicate(
             load_corpus(settings.corpus), self.class_names, ignore_case=settings.ignore_case
         )

@@ -27,7 +27,7 @@ class StoredTexts:
     Args:
         backbone: the frozen model.
         store: where features and ranks are kept.
-        progress: told of texts encoded.
+        progress: called as texts are encoded.
     """
 
     def __init__(self, backbone: Backbone, store: Store, progress: Progress):

@@ -132,7 +132,7 @@ class TextSource(Protocol):
         """
 
     def corpus(self, settings: CorpusSettings) -> Corpus:
-        """The corpus of the settings without class names and doubles."""
+        """The corpus of the settings without class names and duplicates."""
 
     def criterion(self, settings: TextSpaceSettings) -> Criterion:
         """How texts qualify and rank under the settings."""
@@ -145,7 +145,7 @@ class TextSource(Protocol):
 
 
 class SpaceRecipe(Protocol):
-    """A method, as far as its text space is concerned.
+    """What of a method decides its text space.
 
     Attributes:
         name: of the method.

@@ -20,7 +20,6 @@ from openood_interneg.data.store import (
     read_tensors,
     write_tensors,
 )
-from openood_interneg.negatives.stored_inversion import StoredInverter
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -60,27 +59,6 @@ def test_a_whole_folder_under_the_name_of_another_is_noticed(tmp_path):
     shutil.rmtree(one.folder)
     shutil.copytree(two.folder, one.folder)
     assert_heals(tmp_path, truth)
-
-
-def test_inversions_of_another_backbone_are_not_taken(tmp_path):
-    calls = []
-
-    def live(features, keys):
-        calls.append(len(keys))
-        return features.flip(1)
-
-    h, keys = unit_rows(6, 4, 0), torch.arange(6)
-    first = StoredInverter(live, Store(tmp_path), {"weights": "a"})
-    first(h, keys)
-    first.flush()
-    assert StoredInverter(live, Store(tmp_path), {"weights": "a"})(h, keys).shape == h.shape
-    assert calls == [6]
-    other = StoredInverter(live, Store(tmp_path), {"weights": "b"})
-    shutil.copytree(first.folder, other.folder)
-    with healed("made anew when needed"):
-        other = StoredInverter(live, Store(tmp_path), {"weights": "b"})
-    other(h, keys)
-    assert calls == [6, 6]
 
 
 def _folder(path):
