@@ -79,7 +79,7 @@ class Benchmark:
         return replace(self, name=name, test=join_lists(name, (self.test, *self.csid)), csid=())
 
     def check(self, chosen_train: ImageList | None = None) -> None:
-        """Looks for every image before any work starts.
+        """Checks that every image is there, before any work starts.
 
         Args:
             chosen_train: the training images that will be read (not all of them are).

@@ -1,4 +1,4 @@
-"""Where benchmark files are, and where the paths in them lead."""
+"""Where benchmark files are, and what the paths in them are relative to."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def list_benchmarks() -> list[str]:
 
 
 def read_source(source: str | Path) -> tuple[dict[str, Any], Path]:
-    """The blocks of a benchmark, and the file that they stand in.
+    """The blocks of a benchmark, and the file that they come from.
 
     Args:
         source: a shipped name or a YAML file.
@@ -61,7 +61,7 @@ def read_source(source: str | Path) -> tuple[dict[str, Any], Path]:
 
 
 def data_folder(origin: Path, data_root: str | Path | None = None) -> Path:
-    """What the relative paths of a dataset YAML are relative to: the one rule for every reader.
+    """The folder that relative paths of a dataset YAML start from; one rule for every reader.
 
     The folder that was given; or else the folder of the file itself; or else, for a file in
     `configs/datasets/` (this package's, or those of a checkout of OpenOOD), `./data`.

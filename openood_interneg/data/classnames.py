@@ -28,13 +28,13 @@ def class_names(
     """Return the class names of a data set; entry k is the name of label k.
 
     Args:
-        source: the names themselves, a known name, or the path of a UTF-8 text file with one name a
-            line. Known are
-            ``cifar10``; ``cifar100`` (the fine labels, underscores written as spaces);
-            ``imagenet`` (OpenAI's cleaned names of the 1000 classes, from open_clip, in which
-            "missile" and "sunglasses" stand twice); ``imagenet200`` (OpenOOD v1.5's subset, the
-            200 classes of ImageNet-R, under the same names). In a file, lines that start with
-            ``#`` are comments and names are used as they are written, underscores included.
+        source: the names themselves, the name of a known set, or the path of a UTF-8 text file with
+            one name a line. Known are ``cifar10``; ``cifar100`` (the fine labels, underscores
+            written as spaces); ``imagenet`` (OpenAI's cleaned names of the 1000 classes, from
+            open_clip, in which "missile" and "sunglasses" stand twice); ``imagenet200`` (OpenOOD
+            v1.5's subset, the 200 classes of ImageNet-R, under the same names). In a file, lines
+            that start with ``#`` are comments and names are used as they are written, underscores
+            included.
         allow_duplicates: accept a file in which a name occurs twice. Names that differ only in
             case or spacing count as the same, because CLIP's tokenizer maps them to one text.
 
@@ -90,12 +90,15 @@ def check_class_names(
     lines: Sequence[int] | None = None,
     allow_duplicates: bool = False,
 ) -> tuple[str, ...]:
-    """The class names, if each of them can stand for a class of its own: the one check for names
-    from YAML, from a file and from Python. Names that are WordNet ids are worth a warning.
+    """Checks that every class has a name of its own, and returns the names.
+
+    Names from YAML, from a file and from Python all pass this check. WordNet ids as names give a
+    warning.
 
     Args:
         names: C names, in label order.
-        source: file or setting that they come from, and lines: of the names in it; for messages.
+        source: file or setting that they come from, for messages.
+        lines: numbers of the lines in it, for messages.
         allow_duplicates: let two classes have one name (ImageNet's own list has two such pairs,
             and is let through as it is).
 
@@ -131,8 +134,9 @@ def check_class_names(
 def check_tokens(
     names: Sequence[str], tokenizer: Callable[[Sequence[str]], Any], templates: Sequence[str]
 ) -> None:
-    """Different class names are different texts to the model as well, whose tokenizer cuts long
-    texts off (CLIP's behind 77 tokens).
+    """Checks that different class names are different texts to the model, too.
+
+    A tokenizer cuts long texts off (CLIP's after 77 tokens).
 
     Args:
         names: C names that `check_class_names` let through.

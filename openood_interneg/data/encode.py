@@ -1,4 +1,4 @@
-"""Image features, encoded once and kept: every method, seed and protocol replays from them."""
+"""Image features, encoded once and stored: every method, seed and protocol reads them again."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def kind_name(kind: FeatureKind) -> Literal["image", "patches", "views"]:
 
 
 def backbone_key(backbone: Backbone) -> dict[str, str]:
-    """What of a backbone decides its features; every key of the store holds it.
+    """The part of a store key that identifies the backbone.
 
     `Backbone.digest` covers weights and architecture. The device is left out: its last bits
     differ from run to run as well.
@@ -67,7 +67,8 @@ class Encoder:
         batch_size: images per forward pass.
         workers: processes that read and decode.
         shard_rows: images per file of the store; another number is another entry.
-        progress: told of images encoded.
+        progress: called with the name of the set, the images encoded since the last call, and how
+            many there are.
     """
 
     def __init__(

@@ -118,7 +118,7 @@ def read_image_list(path: Path, folder: Path, name: str) -> ImageList:
 
 
 def check_images(images: ImageList) -> None:
-    """Looks for every image of a list.
+    """Checks that every image of a list is there.
 
     Raises:
         BenchmarkError: an empty list; or the first 10 missing files and how many there are.

@@ -46,10 +46,10 @@ if hasattr(os, "register_at_fork"):  # a forked worker must not wait for a threa
 
 @contextmanager
 def whole_images_only() -> Iterator[None]:
-    """Truncated files are errors in here, whatever the process has told Pillow.
+    """Inside the block truncated files are errors, whatever Pillow's global setting is.
 
     Importing OpenOOD sets Pillow's global LOAD_TRUNCATED_IMAGES, and half an image would be scored
-    as if it were one. Pillow offers no other place for this choice, hence the lock.
+    as if it were one. Pillow has no other setting for this, hence the lock.
     """
     with _decoding:
         before = ImageFile.LOAD_TRUNCATED_IMAGES
@@ -115,7 +115,7 @@ def _no_pixels(image: Image.Image) -> Tensor:
 
 
 def opened(path: str | os.PathLike[str], max_bytes: int | None = None) -> Image.Image:
-    """The one place where a file from a list or from a stranger is opened as an image."""
+    """Opens a file as an image; the only place that does, for lists and for applications."""
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for, a device read for ever
         raise ImageError("it is not a file")

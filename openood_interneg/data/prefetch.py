@@ -20,18 +20,20 @@ def encoded_ahead(
     *,
     overlap: bool | None = None,
 ) -> Iterator[tuple[Batch, Result]]:
-    """Each batch with what `encode` makes of it, in order.
+    """Yields each batch with its encoding, in order.
 
     On a GPU the next batch is read and encoded by a second thread, in a CUDA stream of its own,
-    while the caller works on the present one: an inversion is many small kernels, which leave
+    while the caller works on the current one: an inversion is many small kernels, which leave
     room beside them. On a CPU both would want the same cores, so there it is off.
 
     Args:
-        encode: what it returns is ready on `device` when the caller gets it.
+        batches: what is encoded.
+        encode: batch -> its encoding, which is ready on `device` when it is yielded.
+        device: of the encoding.
         overlap: None is on for a GPU and off for a CPU.
 
     Raises:
-        Whatever reading or encoding a batch raises, when its turn comes.
+        Exception: whatever reading or encoding a batch raises, when its turn comes.
     """
     if overlap is None:
         overlap = device.type == "cuda"

@@ -3,8 +3,8 @@
 An entry is a folder named by the digest of its key. Its shards are safetensors files, each
 written under another name and renamed when complete; the manifest is written last. So a killed
 run leaves finished shards that the next run takes over, and an entry without a manifest is never
-read as a whole. Every shard says whose it is; one that is damaged, displaced or foreign is made
-anew, with a warning.
+read as a whole. Every shard holds the name of its entry; one that is damaged, or of another
+entry, is computed again, with a warning.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class Entry:
     """One stored table of rows, cut into shards of `shard_rows`.
 
     Args:
-        folder: where it lies, in a folder of its kind in the root; its name says whose a shard is.
-        key: what decides its content (kept in the manifest).
+        folder: the entry's folder, root / kind / name; its name is in every shard.
+        key: everything that decides its content (kept in the manifest).
         rows: total number of rows.
         shard_rows: rows per shard (the last may have fewer).
         layout: tensors that a shard must hold; None for any.
@@ -103,8 +103,10 @@ class Entry:
         return (self.folder / "manifest.json").is_file()
 
     def sound(self) -> bool:
-        """Whether it is complete and no file's size has changed since; whose a shard is and its
-        digest are checked when it is read."""
+        """Whether it is complete and no file's size has changed since.
+
+        The name of the entry and the digest in a shard are checked when it is read.
+        """
         if not self.complete():
             return False
         manifest = self._manifest()
@@ -227,7 +229,7 @@ class Entry:
                 that turns out to be damaged when it is read.
 
         Raises:
-            StoreError: the folder cannot be written; said before anything is computed.
+            StoreError: the folder cannot be written; raised before anything is computed.
         """
         self._compute = compute
         if self.sound():

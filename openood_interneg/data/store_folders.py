@@ -1,4 +1,4 @@
-"""The folders of the store: who may write there, and what dead processes have left."""
+"""The folders of the store: permissions, and removal of files of killed processes."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ def write_tensors(
 
 
 def discard(path: Path) -> None:
-    """Removes a damaged file; a folder that stands in its place is renamed, not emptied."""
+    """Removes a damaged file; a folder of that name is renamed, not emptied."""
     with suppress(FileNotFoundError):  # another process was faster
         if path.is_dir() and not path.is_symlink():
             path.rename(path.with_name(f"{path.name}.{secrets.token_hex(4)}.aside"))

@@ -77,7 +77,7 @@ class ViewMaker:
 
         Args:
             image: PIL image of any mode.
-            image_id: int64 that stands for the image.
+            image_id: int64 id of the image.
         """
         image = image.convert("RGB")
         pixels = None
