@@ -38,7 +38,7 @@ from common import (
 from openood_interneg.data.store import Store
 from openood_interneg.negatives.corpus import load_corpus
 from openood_interneg.negatives.space_builder import TextSpaceBuilder
-from openood_interneg.settings import TextSpaceSettings
+from openood_interneg.settings import NegativeSettings
 from openood_interneg.vlm.backbones import Backbone
 from openood_interneg.vlm.device import pick_device
 from openood_interneg.vlm.preprocess import Preprocess
@@ -95,7 +95,7 @@ def mine(backbone: Backbone, root: Path, corpus: str = "wordnet"):
     """Labels, proxies, corpus and mining, as `interneg mine` does it."""
     backbone.__dict__.pop("digest", None)  # a new process would hash the weights, too
     names = [f"class number {i}" for i in range(CLASSES)]
-    settings = TextSpaceSettings(images_per_class=1, corpus=corpus)
+    settings = NegativeSettings(images_per_class=1, corpus=corpus)
     source = TextSpaceBuilder(backbone, names, None, Store(root))
     source.id_images = IdImages(source.labels(settings.label_prompt))
     mined = source.mined(settings)

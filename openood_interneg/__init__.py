@@ -28,8 +28,8 @@ if TYPE_CHECKING:
         InterNegSettings,
         LabelSettings,
         MethodSettings,
+        NegativeSettings,
         Settings,
-        TextSpaceSettings,
         setting,
     )
     from openood_interneg.vlm.backbones import Backbone
@@ -50,11 +50,11 @@ __all__ = [
     "LabelSettings",
     "Method",
     "MethodSettings",
+    "NegativeSettings",
     "Scores",
     "Settings",
     "TextSource",
     "TextSpace",
-    "TextSpaceSettings",
     "config_root",
     "demo",
     "frame",
@@ -84,7 +84,7 @@ _MODULES = {
     "plugin.register": ("config_root", "register", "register_benchmark"),
     "settings": (
         *("IdImageSettings", "InterNegSettings", "InternegError", "LabelSettings"),
-        *("MethodSettings", "Settings", "TextSpaceSettings", "setting"),
+        *("MethodSettings", "Settings", "NegativeSettings", "setting"),
     ),
     "vlm.backbones": ("Backbone",),
     "vlm.factory": ("load_backbone",),

@@ -18,14 +18,14 @@ from openood_interneg.detectors.registry import get_method, list_methods, method
 from openood_interneg.settings import (
     InterNegSettings,
     MethodSettings,
+    NegativeSettings,
     SettingsError,
-    TextSpaceSettings,
     merged,
     shown,
 )
 from openood_interneg.vlm.text_files import read_yaml
 
-TEXT_SPACE = tuple(f.name for f in dataclasses.fields(TextSpaceSettings))
+TEXT_SPACE = tuple(f.name for f in dataclasses.fields(NegativeSettings))
 INVERSION = ("num_tokens", "steps", "lr", "weight_decay", "templates", "seed")
 
 

@@ -16,13 +16,13 @@ from openood_interneg.detectors.base import Detector, DetectorError, Scores
 from openood_interneg.detectors.method import Method
 from openood_interneg.detectors.scoring import group_order, grouped_score, logits
 from openood_interneg.negatives.text_space import TextSpace
-from openood_interneg.settings import TextSpaceSettings, setting
+from openood_interneg.settings import NegativeSettings, setting
 
 _LABELS_PER_CHUNK = 1024  # sample-adaptive proxies are worked out for so many labels at a time
 
 
 @dataclass(frozen=True)
-class AdaNegSettings(TextSpaceSettings):
+class AdaNegSettings(NegativeSettings):
     """Settings of AdaNeg; the defaults are those of its ImageNet script."""
 
     negatives: Literal["inter", "intra", "none"] = setting(

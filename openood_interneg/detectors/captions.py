@@ -27,7 +27,7 @@ from openood_interneg.detectors.method import Method
 from openood_interneg.detectors.scoring import group_order, grouped_score, id_mass, logits
 from openood_interneg.negatives.text_space import TextSource, TextSpace
 from openood_interneg.negatives.words import normalize_text
-from openood_interneg.settings import LabelSettings, SettingsError, TextSpaceSettings, setting
+from openood_interneg.settings import LabelSettings, NegativeSettings, SettingsError, setting
 from openood_interneg.vlm.text_files import read_text
 
 NOT_GIVEN = "none"
@@ -221,7 +221,7 @@ def _space(source: TextSource, labels: Tensor, extra: Mapping[str, Tensor]) -> T
 
 
 @dataclass(frozen=True)
-class ANTSSettings(TextSpaceSettings):
+class ANTSSettings(NegativeSettings):
     """Settings of ANTS; the defaults are the paper's method with its ImageNet script's numbers."""
 
     negatives: Literal["inter", "intra", "none"] = setting(

@@ -13,11 +13,11 @@ from openood_interneg.detectors.method import Method
 from openood_interneg.detectors.scoring import group_order, grouped_score, logits
 from openood_interneg.negatives.fraction import Pool, candidates, mine_fraction
 from openood_interneg.negatives.text_space import TextSource, TextSpace
-from openood_interneg.settings import SettingsError, TextSpaceSettings, setting
+from openood_interneg.settings import NegativeSettings, SettingsError, setting
 
 
 @dataclass(frozen=True)
-class NegLabelSettings(TextSpaceSettings):
+class NegLabelSettings(NegativeSettings):
     """Settings of NegLabel. By default it gets as many negatives as InterNeg does.
 
     With a `fraction` above 0 the negatives are chosen as in NegLabel's own code: that share of

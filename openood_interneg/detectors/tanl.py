@@ -14,13 +14,13 @@ from openood_interneg.detectors.base import Detector, DetectorError, Scores
 from openood_interneg.detectors.method import Method
 from openood_interneg.detectors.scoring import id_mass, logits
 from openood_interneg.negatives.text_space import TextSource, TextSpace
-from openood_interneg.settings import TextSpaceSettings, setting
+from openood_interneg.settings import NegativeSettings, setting
 
 NOISE_IMAGES = 15  # three of each of five kinds
 
 
 @dataclass(frozen=True)
-class TANLSettings(TextSpaceSettings):
+class TANLSettings(NegativeSettings):
     """Settings of TANL; the defaults are those of its ImageNet script."""
 
     negatives: Literal["inter", "intra", "none"] = setting(

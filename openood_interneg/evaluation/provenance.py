@@ -19,7 +19,7 @@ from openood_interneg.data.image_lists import list_digest
 from openood_interneg.detectors.method import Method
 from openood_interneg.evaluation.evaluate import Evaluation
 from openood_interneg.negatives.corpus import Corpus, load_corpus
-from openood_interneg.settings import MethodSettings, TextSpaceSettings, as_mapping
+from openood_interneg.settings import MethodSettings, NegativeSettings, as_mapping
 from openood_interneg.vlm.device import device_name
 
 FPR = "FPR@95: OOD is positive (OpenOOD's); FPR@95(ID+): ID is positive"
@@ -152,6 +152,6 @@ def _corpus_of(method: Method, settings: MethodSettings) -> str | None:
     """Where a method's negative texts come from; None where it has none."""
     if "negatives" not in method.needs:
         return None
-    if isinstance(settings, TextSpaceSettings) and settings.negatives == "none":
+    if isinstance(settings, NegativeSettings) and settings.negatives == "none":
         return None
     return getattr(settings, "corpus", None)

@@ -112,7 +112,7 @@ class Corpus:
 
 
 class CorpusSettings(Protocol):
-    """Which corpus, and how its words are compared; `TextSpaceSettings` is one."""
+    """Which corpus, and how its words are compared; `NegativeSettings` is one."""
 
     @property
     def corpus(self) -> str: ...

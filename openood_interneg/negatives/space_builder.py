@@ -43,8 +43,8 @@ from openood_interneg.settings import (
     IdImageSettings,
     LabelSettings,
     MethodSettings,
+    NegativeSettings,
     SettingsError,
-    TextSpaceSettings,
     as_mapping,
 )
 from openood_interneg.vlm.backbones import Backbone
@@ -189,14 +189,14 @@ class TextSpaceBuilder:
             load_corpus(settings.corpus), self.class_names, ignore_case=settings.ignore_case
         )
 
-    def mined(self, settings: TextSpaceSettings) -> NegativeTexts:
+    def mined(self, settings: NegativeSettings) -> NegativeTexts:
         """Negative texts as the settings select them (Eqs. 9, 10, or NegLabel's)."""
         key = digest(_space_key(settings))
         if key not in self._mined:
             self._mined[key] = self._mine(settings)
         return self._mined[key]
 
-    def _mine(self, settings: TextSpaceSettings) -> NegativeTexts:
+    def _mine(self, settings: NegativeSettings) -> NegativeTexts:
         layout = mined_layout(self.backbone.embed_dim)
         entry = self.store.entry("mined", self._mining_key(settings), 1, 1, layout)
         mined = None
@@ -214,7 +214,7 @@ class TextSpaceBuilder:
             )
         return mined
 
-    def _mining_key(self, settings: TextSpaceSettings) -> dict[str, Any]:
+    def _mining_key(self, settings: NegativeSettings) -> dict[str, Any]:
         """Everything that decides what `_mine_anew` finds."""
         key = self._criterion_key(settings)
         if self._has_proxies(settings):
@@ -228,7 +228,7 @@ class TextSpaceBuilder:
             "M": settings.num_negatives,
         }
 
-    def _mine_anew(self, settings: TextSpaceSettings) -> NegativeTexts:
+    def _mine_anew(self, settings: NegativeSettings) -> NegativeTexts:
         corpus = self.corpus(settings)
         labels = self.labels(settings.label_prompt)
         if self._has_proxies(settings):
@@ -251,7 +251,7 @@ class TextSpaceBuilder:
             base,
         )
 
-    def criterion(self, settings: TextSpaceSettings) -> Criterion:
+    def criterion(self, settings: NegativeSettings) -> Criterion:
         """How texts qualify and rank under the settings."""
         labels = self.labels(settings.label_prompt)
         if settings.negatives == "intra":
@@ -259,7 +259,7 @@ class TextSpaceBuilder:
         proxies, _ = self.proxies(settings)
         return inter_modal(proxies, base_cosine(labels, proxies))
 
-    def _criterion_key(self, settings: TextSpaceSettings) -> dict[str, Any]:
+    def _criterion_key(self, settings: NegativeSettings) -> dict[str, Any]:
         """What decides the ranks of texts beside the texts."""
         labels = self.labels(settings.label_prompt)
         if settings.negatives == "intra":
@@ -275,10 +275,10 @@ class TextSpaceBuilder:
         return self._stored.features(words, prompt, what, average)
 
 
-def mines(settings: MethodSettings) -> TypeGuard[TextSpaceSettings]:
+def mines(settings: MethodSettings) -> TypeGuard[NegativeSettings]:
     """Whether a text space with these settings has mined negative texts."""
     return (
-        isinstance(settings, TextSpaceSettings)
+        isinstance(settings, NegativeSettings)
         and settings.negatives != "none"
         and settings.num_negatives > 0
     )
@@ -286,6 +286,6 @@ def mines(settings: MethodSettings) -> TypeGuard[TextSpaceSettings]:
 
 def _space_key(settings: LabelSettings) -> dict[str, Any]:
     """The settings that decide a text space, and whether ID images are part of it."""
-    names = {f.name for f in fields(TextSpaceSettings)}
+    names = {f.name for f in fields(NegativeSettings)}
     own = {name: value for name, value in as_mapping(settings).items() if name in names}
     return own | {"ID images": settings.reads_id_images}

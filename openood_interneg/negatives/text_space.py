@@ -12,7 +12,7 @@ from torch import Tensor
 
 from openood_interneg.negatives.corpus import Corpus, CorpusSettings
 from openood_interneg.negatives.mining import Criterion, NegativeTexts
-from openood_interneg.settings import InternegError, LabelSettings, TextSpaceSettings
+from openood_interneg.settings import InternegError, LabelSettings, NegativeSettings
 from openood_interneg.vlm.backbones import Backbone
 
 Average = Literal["unit", "raw"]
@@ -134,10 +134,10 @@ class TextSource(Protocol):
     def corpus(self, settings: CorpusSettings) -> Corpus:
         """The corpus of the settings without class names and duplicates."""
 
-    def criterion(self, settings: TextSpaceSettings) -> Criterion:
+    def criterion(self, settings: NegativeSettings) -> Criterion:
         """How texts qualify and rank under the settings."""
 
-    def mined(self, settings: TextSpaceSettings) -> NegativeTexts:
+    def mined(self, settings: NegativeSettings) -> NegativeTexts:
         """The negative texts that the settings select."""
 
     def build(self, settings: LabelSettings) -> TextSpace:

@@ -28,7 +28,7 @@ from openood_interneg.negatives.bank import NegativeBank
 from openood_interneg.negatives.space_builder import TextSpaceBuilder, mines
 from openood_interneg.reproduce.error_types import text_logits
 from openood_interneg.reproduce.sealed import read_sealed
-from openood_interneg.settings import MethodSettings, TextSpaceSettings
+from openood_interneg.settings import MethodSettings, NegativeSettings
 
 THUMBNAIL = 72
 EXAMPLES = 3
@@ -195,7 +195,7 @@ def _bank(
 ) -> list[dict[str, Any]]:
     """The bank's best entries: the image each came from, and the corpus words nearest to it."""
     bank = _bank_of(detector)
-    if bank is None or len(bank) == 0 or not isinstance(settings, TextSpaceSettings):
+    if bank is None or len(bank) == 0 or not isinstance(settings, NegativeSettings):
         return []
     by_id = _by_id(lists)
     features = bank.features[:BANK]
@@ -223,7 +223,7 @@ def _side(images: ImageList | None, index: int) -> str:
 
 
 def nearest_words(
-    source: TextSpaceBuilder, settings: TextSpaceSettings, features: Tensor, count: int = TOP
+    source: TextSpaceBuilder, settings: NegativeSettings, features: Tensor, count: int = TOP
 ) -> list[list[list[Any]]]:
     """For each row the corpus words whose text features are nearest: [word, cosine] pairs."""
     corpus = source.corpus(settings)

@@ -23,7 +23,7 @@ from openood_interneg.settings.methods import (
     InterNegSettings,
     LabelSettings,
     MethodSettings,
-    TextSpaceSettings,
+    NegativeSettings,
 )
 
 __all__ = [
@@ -34,9 +34,9 @@ __all__ = [
     "LabelSettings",
     "MethodSettings",
     "MissingPackageError",
+    "NegativeSettings",
     "Settings",
     "SettingsError",
-    "TextSpaceSettings",
     "as_mapping",
     "checked",
     "first_line",

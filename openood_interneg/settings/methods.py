@@ -50,7 +50,7 @@ class IdImageSettings(LabelSettings):
 
 
 @dataclass(frozen=True)
-class TextSpaceSettings(IdImageSettings):
+class NegativeSettings(IdImageSettings):
     """Labels, ID images (as image proxies) and mined negative texts."""
 
     noun_prompt: str = setting("nice", "prompt set or template of the nouns of the corpus")
@@ -77,7 +77,7 @@ class TextSpaceSettings(IdImageSettings):
 
 
 @dataclass(frozen=True)
-class InterNegSettings(TextSpaceSettings):
+class InterNegSettings(NegativeSettings):
     """InterNeg (CVPR 2026) with the switches of its ablation (Table 3)."""
 
     tau: float = setting(1.0, "temperature: logits are logit_scale * cosine / tau", low=1e-6)

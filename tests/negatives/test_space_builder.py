@@ -11,7 +11,7 @@ from helpers import random_clip
 from openood_interneg.data.store import Store
 from openood_interneg.negatives import space_builder, stored_texts
 from openood_interneg.negatives.space_builder import TextSpaceBuilder
-from openood_interneg.settings import SettingsError, TextSpaceSettings
+from openood_interneg.settings import NegativeSettings, SettingsError
 from openood_interneg.vlm.backbones import Backbone
 
 
@@ -26,7 +26,7 @@ def test_ranks_are_merged_from_any_shards(tmp_path, monkeypatch):
         source = TextSpaceBuilder(backbone, ["ant", "bee", "cow"], images, Store(root))
         labels = source.labels("a photo of a {}")
         near = F.normalize(labels + 0.05 * torch.eye(*labels.shape), dim=1)
-        settings = TextSpaceSettings(
+        settings = NegativeSettings(
             corpus=str(tmp_path / "words.txt"),
             label_prompt="a photo of a {}",
             images_per_class=1,
@@ -54,7 +54,7 @@ def test_mined_texts_are_kept_whole(tmp_path, monkeypatch):
     backbone = random_clip()
     words = tmp_path / "words.txt"
     words.write_text("\n".join("red dog,old sea,wet car,big hat,tin ant".split(",")))
-    settings = TextSpaceSettings(
+    settings = NegativeSettings(
         corpus=str(words), num_negatives=3, negatives="intra", label_prompt="a photo of a {}"
     )
 
@@ -82,4 +82,4 @@ def test_mined_texts_are_kept_whole(tmp_path, monkeypatch):
 def test_inter_modal_negatives_without_id_images_are_refused():
     source = TextSpaceBuilder(random_clip(), ["ant", "bee"])
     with pytest.raises(SettingsError, match=r"need ID training images.*negatives: intra"):
-        source.mined(TextSpaceSettings(negatives="inter"))
+        source.mined(NegativeSettings(negatives="inter"))
