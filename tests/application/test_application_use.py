@@ -6,9 +6,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from drawn_world import CLASSES, fitted, miniature, plain, stream_files, world
 from PIL import Image
-from test_detector import CLASSES, fitted, miniature, plain, stream_files, world
-from test_state import run  # noqa: F401 - a fixture
 
 from openood_interneg.application import state as state_module
 from openood_interneg.application.detector import InterNegDetector
@@ -164,7 +163,7 @@ def test_two_classes_never_get_the_images_of_one_folder(tmp_path):
         plain().fit(["sea_lion", "sea lion"], tmp_path)
 
 
-def test_the_state_never_overwrites_the_lines(run, tmp_path):  # noqa: F811
+def test_the_state_never_overwrites_the_lines(run, tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "one")
     code, _, _, err = run(
         *(world() / "test", "--gamma", 0.5), "--out", tmp_path / "one", "--state", tmp_path / "link"
@@ -172,7 +171,7 @@ def test_the_state_never_overwrites_the_lines(run, tmp_path):  # noqa: F811
     assert code == 1 and "are one file" in err and not (tmp_path / "one").exists()
 
 
-def test_another_tpr_than_the_states_is_refused(run, tmp_path):  # noqa: F811
+def test_another_tpr_than_the_states_is_refused(run, tmp_path):
     state, images = tmp_path / "s.safetensors", tmp_path / "one.txt"
     images.write_text(str(stream_files()[0]))
     kept = (images, "--out", tmp_path / "out.jsonl", "--state", state)
@@ -234,7 +233,7 @@ def test_a_tiny_tensor_expanded_to_a_huge_one_is_refused_by_its_shape(monkeypatc
         as_image(np.broadcast_to(np.zeros(1, np.float16), (40_000, 40_000, 3)))
 
 
-def test_a_line_without_an_end_is_refused_before_it_fills_memory(tmp_path, run):  # noqa: F811
+def test_a_line_without_an_end_is_refused_before_it_fills_memory(tmp_path, run):
     endless = tmp_path / "endless.txt"
     endless.write_bytes(b"a.png\n" + b"x" * 200_000)
     with pytest.raises(DetectorError, match="line 2 of the paths is longer than 32768 bytes"):

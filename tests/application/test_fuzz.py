@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from drawn_world import fitted, miniature, plain, stream_files
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_detector import fitted, miniature, plain, stream_files
 
 from openood_interneg.application.detector import InterNegDetector
 from openood_interneg.application.inputs import checked_names

@@ -4,8 +4,8 @@ import os
 
 import numpy as np
 import pytest
+from drawn_world import CLASSES, plain, stream_files, world
 from PIL import Image
-from test_detector import CLASSES, plain, stream_files, world
 from torch.utils.data import ConcatDataset, DataLoader, Subset
 
 from openood_interneg.application.inputs import labelled_images, unlabelled_images

@@ -8,8 +8,8 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from drawn_world import CLASSES, WORDS, fitted, plain, stream_files, world
 from PIL import Image
-from test_detector import CLASSES, WORDS, fitted, plain, stream_files, world
 
 from openood_interneg.data.any_image import ImageLimits, as_image, open_image
 from openood_interneg.data.classnames import ClassNameError

@@ -4,14 +4,13 @@ import os
 import time
 
 import pytest
-from test_detector import fitted, stream_files
-from test_state import run  # noqa: F401 - a fixture
+from drawn_world import fitted, stream_files
 
 from openood_interneg.application.detector import InterNegDetector
 from openood_interneg.application.state import StateError, claimed, sweep
 
 
-def test_a_second_run_on_one_state_is_refused_and_changes_nothing(run, tmp_path):  # noqa: F811
+def test_a_second_run_on_one_state_is_refused_and_changes_nothing(run, tmp_path):
     out, state = tmp_path / "out.jsonl", tmp_path / "state.safetensors"
     images = tmp_path / "one.txt"
     images.write_text(str(stream_files()[0]))

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from test_detector import fitted, in_threads, reference, stream_files
+from drawn_world import fitted, in_threads, reference, stream_files
 
 from openood_interneg.detectors.base import DetectorError
 

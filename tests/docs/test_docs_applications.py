@@ -4,8 +4,6 @@ import dataclasses
 import re
 from pathlib import Path
 
-from typer.main import get_command
-
 from openood_interneg.application.detector import InterNegDetector
 from openood_interneg.detectors.protections import ProtectionSettings
 
@@ -30,13 +28,13 @@ def test_the_example_runs(tmp_path, monkeypatch, capsys):
 
 
 def test_the_page_names_what_exists():
-    from openood_interneg.cli import app
+    from openood_interneg.cli.lazy import load_command
 
     for name in re.findall(r"^\| `(\w+)\(", TEXT, re.M):
         assert name == "InterNegDetector" or hasattr(InterNegDetector, name)
     for field in dataclasses.fields(ProtectionSettings):
         assert f"| `{field.name}` |" in TEXT
-    command = get_command(app).commands["score"]
+    command = load_command("score")
     known = {option for parameter in command.params for option in parameter.opts}
     known |= {option for parameter in command.params for option in parameter.secondary_opts}
     for option in set(re.findall(r"--[a-z][a-z-]+", TEXT)):

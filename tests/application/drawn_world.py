@@ -1,0 +1,89 @@
+"""A drawn world for the application's tests: classes, ID images, a stream, words."""
+
+import atexit
+import functools
+import shutil
+import tempfile
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from openood_interneg.application.detector import InterNegDetector
+from openood_interneg.demo.world import FAR_KINDS, ID_KINDS, NEAR_KINDS, draw, image_rng
+from openood_interneg.vlm.factory import load_backbone
+
+CLASSES = ID_KINDS[:4]
+WORDS = (
+    "dog river engine cloud ladder noise stripes checks dots texture pattern letter bird train "
+    "whale wrench gear barn banana knife chair table bottle lamp phone boat plane bridge"
+).split()
+# Between cuts of the stream; fp32 sums differ in their last bits, and log-sums at scale 100 too.
+TOLERANCE = 1e-4
+
+
+@functools.lru_cache
+def world() -> Path:
+    """A folder with id/<class>/*.png, test/*.png, words.txt and classes.txt."""
+    root = Path(tempfile.mkdtemp(prefix="interneg-test-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    for label, kind in enumerate(CLASSES):
+        (root / "id" / kind).mkdir(parents=True)
+        for i in range(14):
+            draw(kind, image_rng(0, "train", 100 * label + i)).save(
+                root / "id" / kind / f"{i:02d}.png"
+            )
+    (root / "test").mkdir()
+    other = FAR_KINDS["textures"] + NEAR_KINDS
+    for i in range(48):
+        kind = CLASSES[i // 2 % 4] if i % 2 else other[i % len(other)]
+        draw(kind, image_rng(0, "test", i)).save(root / "test" / f"{i:03d}.png")
+    (root / "words.txt").write_text("\n".join(WORDS))
+    (root / "classes.txt").write_text("\n".join(CLASSES))
+    return root
+
+
+def stream_files() -> list[Path]:
+    return sorted((world() / "test").iterdir())
+
+
+@functools.lru_cache
+def miniature():
+    return load_backbone("miniature")
+
+
+def plain(**values) -> InterNegDetector:
+    options = dict(
+        corpus=str(world() / "words.txt"),
+        images_per_class=6,
+        num_negatives=20,
+        steps=3,
+        cache=False,
+    )
+    return InterNegDetector(miniature(), **(options | values))
+
+
+def fitted(**values) -> InterNegDetector:
+    return plain(**({"gamma": 0.5} | values)).fit(CLASSES, world() / "id")
+
+
+@functools.lru_cache
+def reference() -> np.ndarray:
+    return fitted().score(stream_files())
+
+
+def in_threads(jobs):
+    errors = []
+
+    def run(job):
+        try:
+            job()
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(job,)) for job in jobs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return errors
