@@ -19,13 +19,15 @@ class BankEntry:
     """An entry of the bank as `explain` shows it: an inverted image of the stream.
 
     Attributes:
-        cosine: with the image. share: of the softmax mass. key: of the picture it was made from.
+        cosine: with the image.
+        share: of the softmax mass.
+        image_id: of the picture it was made from.
         words: nearest labels and negative texts with their cosines.
     """
 
     cosine: float
     share: float
-    key: int
+    image_id: int
     words: tuple[tuple[str, float], ...]
 
 
@@ -34,8 +36,10 @@ class Explanation:
     """Why an image got its score.
 
     Attributes:
-        score: as `score` gives it. prediction: label or "unknown"; None without gamma.
-        labels, negatives: best (text, share of the softmax mass over labels, negatives and bank).
+        score: as `score` gives it.
+        prediction: label or "unknown"; None without gamma.
+        labels: best (text, share of the softmax mass over labels, negatives and bank).
+        negatives: likewise.
         bank: nearest entries of the bank.
         dominant: "max" where one negative beats every label, "sum" where only all of them
             together push the score down, None where the score is at least gamma (Fig. 2).
@@ -67,9 +71,11 @@ def explain(
         feature: (D,) unit image feature.
         bank: (k, D) unit rows of the bank.
         ids: ids of their k images.
-        score, prediction: what the detector said. known: whether the score reaches gamma, None
-            without gamma.
-        scale: logit scale over tau. top: how many of each kind, at most.
+        score: what the detector said.
+        prediction: likewise.
+        known: whether the score reaches gamma; None without gamma.
+        scale: logit scale over tau.
+        top: how many of each kind, at most.
     """
     texts = torch.cat([space.labels, space.negatives])
     words = [*space.class_names, *space.negative_words]

@@ -176,7 +176,8 @@ def refuse_differences(what: str, pairs: Mapping[str, tuple[Any, Any]]) -> None:
     """Raises where a stored value is not the present one.
 
     Args:
-        what: names the state. pairs: name -> (stored, present).
+        what: names the state.
+        pairs: name -> (stored, present).
 
     Raises:
         StateError: naming every difference with both values.

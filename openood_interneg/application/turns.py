@@ -17,7 +17,8 @@ class Turn:
     """The right of one call or stream to update.
 
     Args:
-        what: names its holder in messages. alone: whether nobody else may have one meanwhile.
+        what: names its holder in messages.
+        alone: whether nobody else may have one meanwhile.
     """
 
     def __init__(self, what: str, alone: bool):
@@ -51,7 +52,8 @@ class Turns:
         """Takes the turn for the block.
 
         Args:
-            what: names the holder. memory: False where updates leave nothing that others see.
+            what: names the holder.
+            memory: False where updates leave nothing that others see.
 
         Raises:
             DetectorError: somebody else holds it, or this is a copy in another process.
