@@ -13,7 +13,7 @@ from openood_interneg.plugin.benchmarks import read_entry, shipped
 from openood_interneg.plugin.network import resolve_class_names
 from openood_interneg.plugin.postprocessors import postprocessor_class
 
-# Experiments are ours, not OpenOOD's; tests/test_reproduce.py looks after them.
+# Experiments are ours, not OpenOOD's; tests/reproduce looks after them.
 FILES = sorted(path for path in configs_root().rglob("*.y*ml") if "experiments" not in path.parts)
 KNOWN = {
     "dataset": {
