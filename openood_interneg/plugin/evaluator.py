@@ -68,7 +68,7 @@ class Evaluator(NamedSearch, _api.Evaluator):
         config_root: by default this package's, and OpenOOD's checkout for its own methods.
         preprocessor: by default the network's own where it is a CLIP.
         postprocessor_name: a method of this package, or one of OpenOOD's, whose arguments then
-            come from `plugin.baselines` unless `config_root` has a YAML for it.
+            come from `plugin.baseline_table` unless `config_root` has a YAML for it.
         postprocessor: an instance instead of a name.
         protocol: "mixed", the paper's: every OOD set shuffled together with the ID test images,
             the memory of a method cleared before; or "openood", OpenOOD's own: the ID images
