@@ -33,3 +33,31 @@ def realbench(shared) -> Path:
     if not folder.is_dir():
         pytest.skip(f"no realbench at {folder}")
     return folder
+
+
+@pytest.fixture(scope="module")
+def tiny(golden):
+    """A CLIP with random weights out of the golden vectors."""
+    from openood_interneg.vlm.factory import load_backbone
+
+    return load_backbone(golden / "tiny_clip.safetensors")
+
+
+@pytest.fixture(scope="module")
+def miniature():
+    """The trained miniature CLIP."""
+    from openood_interneg.vlm.factory import load_backbone
+
+    return load_backbone("miniature")
+
+
+@pytest.fixture
+def write(tmp_path):
+    """(name, content) -> path of a file with that content in the test's own folder."""
+
+    def write_file(name: str, content: str | bytes) -> Path:
+        path = tmp_path / name
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    return write_file

@@ -20,7 +20,7 @@ from openood_interneg.data.store import Store
 from openood_interneg.detectors.protections import ProtectedInterNeg, ProtectionSettings
 from openood_interneg.negatives.corpus import load_corpus
 from openood_interneg.negatives.inversion import Inverter
-from openood_interneg.negatives.proxies import sample_per_class
+from openood_interneg.negatives.proxies import sample_id_images
 from openood_interneg.negatives.space_builder import TextSpaceBuilder
 from openood_interneg.negatives.stored_inversion import live_inverter
 from openood_interneg.negatives.text_space import TextSpace
@@ -162,14 +162,7 @@ def _proxy_images(
     """Which ID images `fit` would read."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # `fit` has said which classes have few
-        return sample_per_class(
-            labels,
-            len(names),
-            settings.images_per_class,
-            select=settings.proxy_select,
-            seed=settings.proxy_seed,
-            class_names=names,
-        ).tolist()
+        return sample_id_images(labels, names, settings).tolist()
 
 
 def warn_of_equal_texts(space: TextSpace) -> None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from openood_interneg.detectors.base import DetectorError
-from openood_interneg.negatives.proxies import sample_per_class
+from openood_interneg.negatives.proxies import sample_id_images
 from openood_interneg.negatives.text_space import TextSource, TextSpace
 from openood_interneg.settings import IdImageSettings, SettingsError
 
@@ -26,14 +26,7 @@ def space(source: TextSource, settings: IdImageSettings) -> TextSpace:
     if source.id_images is None:
         raise SettingsError("this method needs ID training images; give some")
     labels = np.asarray(source.id_images.labels)
-    chosen = sample_per_class(
-        labels,
-        len(source.class_names),
-        settings.images_per_class,
-        select=settings.proxy_select,
-        seed=settings.proxy_seed,
-        class_names=source.class_names,
-    )
+    chosen = sample_id_images(labels, source.class_names, settings)
     common = source.build(settings)
     features = source.id_images.features(chosen).to(common.device)
     own = torch.as_tensor(labels[chosen], dtype=torch.int64, device=common.device)

@@ -9,7 +9,7 @@ import numpy as np
 from openood_interneg.data.benchmark import Benchmark
 from openood_interneg.data.image_lists import BenchmarkError, shared_names
 from openood_interneg.detectors.method import Method
-from openood_interneg.negatives.proxies import sample_per_class
+from openood_interneg.negatives.proxies import sample_id_images
 from openood_interneg.settings import IdImageSettings, MethodSettings, SettingsError
 
 
@@ -38,14 +38,7 @@ def check_plans(benchmark: Benchmark, plans: Sequence[tuple[Method, MethodSettin
     chosen = None
     if train is not None:
         indices = [
-            sample_per_class(
-                train.labels,
-                len(benchmark.class_names),
-                settings.images_per_class,
-                select=settings.proxy_select,
-                seed=settings.proxy_seed,
-                class_names=benchmark.class_names,
-            )
+            sample_id_images(train.labels, benchmark.class_names, settings)
             for _, settings in readers
         ]
         chosen = train.subset(np.unique(np.concatenate(indices))) if indices else None

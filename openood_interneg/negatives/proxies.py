@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from openood_interneg.settings import InternegError
+from openood_interneg.settings import IdImageSettings, InternegError
 
 
 class ProxyError(InternegError, ValueError):
@@ -69,6 +69,20 @@ def sample_per_class(
             stacklevel=2,
         )
     return np.concatenate(chosen)
+
+
+def sample_id_images(
+    labels: Sequence[int] | np.ndarray, class_names: Sequence[str], settings: IdImageSettings
+) -> np.ndarray:
+    """Which ID images the settings ask for; see `sample_per_class`."""
+    return sample_per_class(
+        labels,
+        len(class_names),
+        settings.images_per_class,
+        select=settings.proxy_select,
+        seed=settings.proxy_seed,
+        class_names=class_names,
+    )
 
 
 def image_proxies(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:

@@ -29,7 +29,7 @@ from openood_interneg.negatives.mining import (
     intra_modal,
     mine,
 )
-from openood_interneg.negatives.proxies import base_cosine, image_proxies, sample_per_class
+from openood_interneg.negatives.proxies import base_cosine, image_proxies, sample_id_images
 from openood_interneg.negatives.stored_mining import mined_layout, pack, unpack
 from openood_interneg.negatives.stored_texts import StoredTexts
 from openood_interneg.negatives.text_space import (
@@ -167,14 +167,7 @@ class TextSpaceBuilder:
         key = (settings.images_per_class, settings.proxy_select, settings.proxy_seed)
         if key not in self._proxies:
             labels = np.asarray(self.id_images.labels)
-            chosen = sample_per_class(
-                labels,
-                len(self.class_names),
-                settings.images_per_class,
-                select=settings.proxy_select,
-                seed=settings.proxy_seed,
-                class_names=self.class_names,
-            )
+            chosen = sample_id_images(labels, self.class_names, settings)
             features = self.id_images.features(chosen).to(self.backbone.device)
             own = torch.as_tensor(labels[chosen], device=features.device)
             proxies = image_proxies(features, own, len(self.class_names))

@@ -18,7 +18,7 @@ from openood_interneg.data.encode import Views
 from openood_interneg.data.image_ids import image_ids
 from openood_interneg.data.image_lists import ImageList, check_images
 from openood_interneg.data.views import ViewMaker, view_names
-from openood_interneg.negatives.proxies import sample_per_class
+from openood_interneg.negatives.proxies import sample_id_images
 from openood_interneg.plugin.network import ClipZeroShot
 from openood_interneg.settings import IdImageSettings, InternegError
 from openood_interneg.vlm.preprocess import Preprocess
@@ -60,14 +60,7 @@ class LoaderImages:
             return
         with warnings.catch_warnings():  # what it warns of, it warns of again when it is used
             warnings.simplefilter("ignore")
-            chosen = sample_per_class(
-                self.labels,
-                len(self.clip.class_names),
-                settings.images_per_class,
-                select=settings.proxy_select,
-                seed=settings.proxy_seed,
-                class_names=self.clip.class_names,
-            )
+            chosen = sample_id_images(self.labels, self.clip.class_names, settings)
         check_images(listed.subset(chosen))
 
     def features(self, indices: np.ndarray) -> Tensor:

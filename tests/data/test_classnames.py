@@ -1,7 +1,6 @@
 """Class names: known sets, files and lists, and the checks that all of them pass."""
 
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -11,16 +10,6 @@ from openood_interneg.data.classnames import (
     check_class_names,
     class_names,
 )
-
-
-@pytest.fixture
-def write(tmp_path):
-    def write_file(name: str, content: str | bytes) -> Path:
-        path = tmp_path / name
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return path
-
-    return write_file
 
 
 def test_cifar10_names_in_label_order():

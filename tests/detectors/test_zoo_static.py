@@ -35,7 +35,6 @@ from openood_interneg.negatives.raw_average import encode_ensemble
 from openood_interneg.negatives.space_builder import TextSpaceBuilder
 from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.settings import SettingsError, as_mapping
-from openood_interneg.vlm.factory import load_backbone
 from openood_interneg.vlm.prompts import prompt_set
 
 SIZE, CLASSES, NEGATIVES, SCALE, PER_CLASS = 24, 6, 30, 20.0, 12
@@ -528,11 +527,6 @@ def test_conjugation_is_reproducible():
     assert all(p.removeprefix(f"{w} ") in SUPERCLASSES for w, p in phrases.items())
     drawn = Counter(p.split()[-1] for p in conjugate([f"w{i}" for i in range(2800)]).values())
     assert set(drawn) == set(SUPERCLASSES) and min(drawn.values()) > 140  # 200 expected
-
-
-@pytest.fixture(scope="module")
-def tiny(golden):
-    return load_backbone(golden / "tiny_clip.safetensors")
 
 
 def raw_mean(backbone, names, templates):

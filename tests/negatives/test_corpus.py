@@ -21,16 +21,6 @@ def packaged() -> Corpus:
     return load_corpus("wordnet")
 
 
-@pytest.fixture
-def write(tmp_path):
-    def write_file(name: str, content: str | bytes) -> Path:
-        path = tmp_path / name
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return path
-
-    return write_file
-
-
 # The packaged list
 
 

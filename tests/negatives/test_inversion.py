@@ -10,16 +10,6 @@ from openood_interneg.negatives.inversion import LiveInverter, invert, random_st
 from openood_interneg.vlm.factory import load_backbone
 
 
-@pytest.fixture(scope="module")
-def tiny(golden):
-    return load_backbone(golden / "tiny_clip.safetensors")
-
-
-@pytest.fixture(scope="module")
-def miniature():
-    return load_backbone("miniature")
-
-
 def test_steps_equal_full_length_steps():
     """From the same tokens, one AdamW step after another: rounding is not left to pile up."""
     backbone = random_clip(quick_gelu=True)

@@ -1,22 +1,10 @@
 """Prompt templates."""
 
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from openood_interneg.vlm.prompts import KNOWN_PROMPT_SETS, PromptError, fill, prompt_set
-
-
-@pytest.fixture
-def write(tmp_path):
-    def write_file(name: str, content: str | bytes) -> Path:
-        path = tmp_path / name
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return path
-
-    return write_file
 
 
 @pytest.mark.parametrize(

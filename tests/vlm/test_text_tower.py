@@ -19,16 +19,6 @@ TEXTS = ["a", "The nice cat.", "a photo of a very large dog in the snow", "x " *
 TEMPLATES = ("a photo of {}", "a {} in a video game.", "{}", "itap of my {}.")
 
 
-@pytest.fixture(scope="module")
-def tiny(golden):
-    return load_backbone(golden / "tiny_clip.safetensors")
-
-
-@pytest.fixture(scope="module")
-def miniature():
-    return load_backbone("miniature")
-
-
 def full_length(backbone: Backbone) -> FullLengthTextTower:
     model = backbone.model
     return FullLengthTextTower(model.encode_text, model.token_embedding)
