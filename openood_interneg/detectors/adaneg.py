@@ -114,7 +114,7 @@ def sample_adaptive_cosine(
     return (w * a).sum(2) / (wq * w).sum(2).clamp_min(1e-12).sqrt()
 
 
-class AdaNeg(Detector):
+class AdaNeg(Detector[AdaNegSettings]):
     r"""NegLabel's score, plus the same score with texts replaced by what the stream looks like.
 
     .. math:: S(h) = S_{ada}(h) + \lambda S_{NL}(h), \qquad
@@ -144,8 +144,7 @@ class AdaNeg(Detector):
     Source: arXiv 2410.20149, Eqs. 5 to 10, and the code in OpenOOD-VLM.
     """
 
-    def __init__(self, settings: AdaNegSettings | None = None):
-        self.settings = settings or AdaNegSettings()
+    Settings = AdaNegSettings
 
     # ---- fitting and memory --------------------------------------------------------------
 
@@ -347,7 +346,6 @@ METHOD = Method(
     name="adaneg",
     title="AdaNeg",
     detector=AdaNeg,
-    settings=AdaNegSettings,
     paper="2410.20149",
     year=2024,
     venue="NeurIPS",

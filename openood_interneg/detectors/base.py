@@ -7,13 +7,17 @@ image features in stream order. Scores are high for ID and low for OOD, in every
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
+from openood_interneg.detectors.scoring import logits
 from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.settings import InternegError
+
+S = TypeVar("S")  # the settings of a method
+D = TypeVar("D", bound="Detector[Any]")
 
 
 class DetectorError(InternegError, ValueError):
@@ -27,28 +31,51 @@ class Scores(NamedTuple):
     score: Tensor
 
 
-class Detector:
+class Detector(Generic[S]):
     """Base of all detectors: `fit` once, then `reset` and `step` per stream.
 
-    Subclasses implement `_fit`, `_step` and, where they remember something, `reset`,
-    `state_dict` and `load_state_dict`.
+    Subclasses name their `Settings`, implement `_fit`, `_step` and, where they remember
+    something, `reset`, `state_dict` and `load_state_dict`.
+
+    Args:
+        settings: hyper-parameters; the defaults of `Settings` if left out.
     """
 
-    space: TextSpace | None = None
+    Settings: ClassVar[type[Any]]
+    settings: S
 
-    def fit(self, space: TextSpace) -> Detector:
+    def __init__(self, settings: S | None = None):
+        self.settings = self.Settings() if settings is None else settings
+
+    @property
+    def space(self) -> TextSpace:
+        """The text space that the detector was fitted to.
+
+        Raises:
+            DetectorError: not fitted.
+        """
+        if not self.fitted:
+            raise DetectorError(f"{type(self).__name__} was not fitted; call fit(space) first")
+        return self._space
+
+    @property
+    def fitted(self) -> bool:
+        """Whether `fit` was called."""
+        return hasattr(self, "_space")
+
+    def fit(self: D, space: TextSpace) -> D:
         """Takes the text space and starts a fresh stream.
 
         Raises:
             DetectorError: the space lacks what this method needs.
         """
-        self.space = space
+        self._space = space
         self._fit(space)
         self.reset()
         return self
 
     def step(self, features: Tensor, ids: Tensor | None = None) -> Scores:
-        """Scores the next batch of the stream.
+        """Scores the next batch of the stream and learns from it.
 
         Args:
             features: (B, D) float32 unit image features on the space's device.
@@ -58,8 +85,6 @@ class Detector:
             DetectorError: not fitted; wrong shape; features that are not finite. Nothing of a
                 refused batch is remembered.
         """
-        if self.space is None:
-            raise DetectorError(f"{type(self).__name__} was not fitted; call fit(space) first")
         size = self.space.labels.shape[1]
         if features.shape[-1] != size or features.dim() < 2:
             raise DetectorError(
@@ -73,6 +98,41 @@ class Detector:
         with torch.no_grad():
             return self._step(features, ids)
 
+    def score(self, features: Tensor, ids: Tensor | None = None) -> Scores:
+        """Scores images as `step` would, and learns nothing from them."""
+        state = self.state_dict()
+        try:
+            return self.step(features, ids)
+        finally:
+            if state:
+                self.load_state_dict(state)
+
+    def text_logits(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """ID logits (B, C) and negative logits (B, n) by which images are judged now.
+
+        The negatives are those of the space in their order, then what the stream has added.
+        Without negatives n = 0.
+
+        Args:
+            features: (B, D), or (V, B, D) of views or patches, of which the first is the image.
+        """
+        space = self.space
+        texts = torch.cat([space.labels, space.negatives, self._learned_negatives()])
+        # A method without a temperature compares bare cosines: tau = 1 ranks alike.
+        tau = getattr(self.settings, "tau", 1.0)
+        image = features.reshape(-1, *features.shape[-2:])[0]
+        every = logits(image, texts, space.logit_scale, tau)
+        return every[:, : len(space.labels)], every[:, len(space.labels) :]
+
+    def negative_logits(self, features: Tensor) -> Tensor:
+        """The negative logits (B, n) of `text_logits`."""
+        return self.text_logits(features)[1]
+
+    @property
+    def highest_score(self) -> float:
+        """What a score reaches at most, for a score that starts at 0."""
+        return 1.0
+
     def reset(self) -> None:
         """Starts a new stream: forgets everything seen since `fit`."""
 
@@ -84,6 +144,10 @@ class Detector:
         """Takes over a `state_dict` of the same method and space."""
         if state:
             raise DetectorError(f"{type(self).__name__} has no state to load")
+
+    def _learned_negatives(self) -> Tensor:
+        """(n, D) negatives that the stream has added to the space's."""
+        return self.space.negatives[:0]
 
     def _fit(self, space: TextSpace) -> None:
         """Checks the space and prepares what does not change over the stream."""

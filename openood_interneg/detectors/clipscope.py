@@ -78,7 +78,7 @@ def space(source: TextSource, settings: CLIPScopeSettings) -> TextSpace:
         warnings.warn(f"the corpus has only {wanted} nouns; all are used", stacklevel=2)
     nearer = closeness(labels, settings.rank_share)
     words: list[str] = []
-    features = []
+    features: list[Tensor] = []
     for criterion, count, prompt in (
         (reverse(nearer), wanted - wanted // 2, settings.farthest_prompt),
         (nearer, wanted // 2, settings.nearest_prompt),
@@ -111,7 +111,7 @@ def earlier_same(pred: Tensor) -> Tensor:
     return torch.empty_like(place).index_copy_(0, order, place - first)
 
 
-class CLIPScope(Detector):
+class CLIPScope(Detector[CLIPScopeSettings]):
     r"""Confidence times ID mass, divided by how often the class was predicted so far.
 
     .. math:: S(h) = \frac{p_k \, P_{ID}(h)}{\pi_k}, \quad k = \arg\max_i p_i, \quad
@@ -125,8 +125,7 @@ class CLIPScope(Detector):
     Source: arXiv 2405.14737.
     """
 
-    def __init__(self, settings: CLIPScopeSettings | None = None):
-        self.settings = settings or CLIPScopeSettings()
+    Settings = CLIPScopeSettings
 
     def _fit(self, space: TextSpace) -> None:
         if not len(space.negatives):
@@ -176,7 +175,6 @@ METHOD = Method(
     name="clipscope",
     title="CLIPScope",
     detector=CLIPScope,
-    settings=CLIPScopeSettings,
     paper="2405.14737",
     year=2025,
     venue="WACV",

@@ -26,7 +26,7 @@ class CoVerSettings(LabelSettings):
     view_seed: int = setting(0, "seed of the random corruptions", low=0)
 
 
-class CoVer(Detector):
+class CoVer(Detector[CoVerSettings]):
     r"""Mean over views of MCM.
 
     .. math:: S(h) = \frac{1}{V} \sum_v \max_i \operatorname{softmax}_i(\cos(h_v, e_i) / T)
@@ -39,8 +39,7 @@ class CoVer(Detector):
     Source: arXiv 2410.18472.
     """
 
-    def __init__(self, settings: CoVerSettings | None = None):
-        self.settings = settings or CoVerSettings()
+    Settings = CoVerSettings
 
     def _step(self, features: Tensor, ids: Tensor) -> Scores:
         views = features.reshape(-1, *features.shape[-2:])  # (V, B, D)
@@ -58,7 +57,6 @@ METHOD = Method(
     name="cover",
     title="CoVer",
     detector=CoVer,
-    settings=CoVerSettings,
     paper="2410.18472",
     year=2024,
     venue="NeurIPS",

@@ -132,8 +132,7 @@ class CSP(NegLabel):
     Source: arXiv 2410.08611, Section 4.
     """
 
-    def __init__(self, settings: CSPSettings | None = None):
-        super().__init__(settings or CSPSettings())
+    Settings = CSPSettings
 
 
 # One configuration for every ID set in the authors' code; none of them is CIFAR.
@@ -143,7 +142,6 @@ METHOD = Method(
     name="csp",
     title="CSP",
     detector=CSP,
-    settings=CSPSettings,
     paper="2410.08611",
     year=2024,
     venue="NeurIPS",

@@ -24,7 +24,7 @@ def negative_energy(cosine: Tensor, tau: float) -> Tensor:
     return tau * (cosine / tau).logsumexp(dim=1)
 
 
-class Energy(Detector):
+class Energy(Detector[EnergySettings]):
     r"""Negative free energy of the ID labels, on bare cosines.
 
     .. math:: S(h) = T \log \sum_i e^{\cos(h, e_i) / T}
@@ -35,8 +35,7 @@ class Energy(Detector):
     Source: arXiv 2010.03759, Eq. 4 (its sign reversed, so that high is ID).
     """
 
-    def __init__(self, settings: EnergySettings | None = None):
-        self.settings = settings or EnergySettings()
+    Settings = EnergySettings
 
     def _step(self, features: Tensor, ids: Tensor) -> Scores:
         cosine = features @ self.space.labels.t()
@@ -47,7 +46,6 @@ METHOD = Method(
     name="energy",
     title="Energy (CLIP)",
     detector=Energy,
-    settings=EnergySettings,
     paper="2010.03759",
     year=2020,
     venue="NeurIPS",

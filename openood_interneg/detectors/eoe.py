@@ -109,7 +109,7 @@ def eoe_score(id_cosine: Tensor, outlier_cosine: Tensor, beta: float, tau: float
     return joint[:, :classes].amax(dim=1) - beta * joint[:, classes:].amax(dim=1)
 
 
-class EOE(Detector):
+class EOE(Detector[EOESettings]):
     r"""Largest ID probability minus a share of the largest outlier probability.
 
     .. math:: S(h) = \max_{i \le C} p_i - \beta \max_{C < j \le C+K} p_j, \quad
@@ -121,8 +121,7 @@ class EOE(Detector):
     Source: arXiv 2406.00806, Section 3.3.
     """
 
-    def __init__(self, settings: EOESettings | None = None):
-        self.settings = settings or EOESettings()
+    Settings = EOESettings
 
     def _fit(self, space: TextSpace) -> None:
         if not len(space.negatives):
@@ -144,7 +143,6 @@ METHOD = Method(
     name="eoe",
     title="EOE",
     detector=EOE,
-    settings=EOESettings,
     paper="2406.00806",
     year=2024,
     venue="ICML",

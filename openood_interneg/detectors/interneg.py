@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from openood_interneg.detectors.base import Detector, DetectorError, Scores
 from openood_interneg.detectors.method import Method
 from openood_interneg.detectors.scoring import (
     group_order,
+    grouped_score,
     grouped_score_from_lse,
     id_mass,
     logits,
@@ -23,7 +23,7 @@ from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.settings import InterNegSettings
 
 
-class InterNeg(Detector):
+class InterNeg(Detector[InterNegSettings]):
     r"""Softmax mass of the ID labels against mined negatives and a bank of inverted images.
 
     .. math:: S(h) = \frac{\sum_i e^{s \cos(h, e_i)/\tau}}
@@ -50,8 +50,10 @@ class InterNeg(Detector):
             inversion, a look-up of stored ones, or any other map.
     """
 
+    Settings = InterNegSettings
+
     def __init__(self, settings: InterNegSettings | None = None, inverter: Inverter | None = None):
-        self.settings = settings or InterNegSettings()
+        super().__init__(settings)
         self.inverter = inverter
 
     # ---- fitting and memory --------------------------------------------------------------
@@ -77,6 +79,7 @@ class InterNeg(Detector):
         self._bank_rows = self._texts[fixed:]
         self.bank = NegativeBank(capacity, dim, space.device)
         self._floor = floor
+        self._ordered = 0, torch.arange(0, device=space.device)  # a number of columns, their order
 
     def reset(self) -> None:
         """Empties the bank."""
@@ -94,7 +97,7 @@ class InterNeg(Detector):
         """Continues a stream.
 
         Raises:
-            DetectorError: keys missing, or a bank that does not fit this detector.
+            DetectorError: entries missing, or a bank that does not fit this detector.
         """
         try:
             self.bank.load_state_dict(
@@ -119,7 +122,7 @@ class InterNeg(Detector):
         first = torch.arange(mined, device=self.space.device)
         ranked = torch.cat([first, mined + self.bank.ranking])
         count = len(ranked)
-        if count != getattr(self, "_ordered", (0, None))[0]:
+        if count != self._ordered[0]:
             self._ordered = count, group_order(count, groups).to(ranked.device)
         self._columns = ranked[self._ordered[1]]
 
@@ -138,11 +141,6 @@ class InterNeg(Detector):
             return every[:, classes:].index_select(1, self._columns)
         return every[:, classes : classes + len(self.space.negatives) + len(self.bank)]
 
-    def _logits(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """ID logits (B, C) and the negatives' (B, n) in group order, with the bank as it is."""
-        every = self._all_logits(features)
-        return every[:, : len(self.space.labels)], self._negative_logits(every)
-
     def _refresh(self, features: Tensor, every: Tensor, layout: int) -> None:
         """Brings `_all_logits` up to date after an `offer`: one column for each row written."""
         if self.bank.layout != layout:  # rows moved
@@ -154,6 +152,26 @@ class InterNeg(Detector):
 
     def _score(self, id_lse: Tensor, negative_logits: Tensor) -> Tensor:
         return grouped_score_from_lse(id_lse, negative_logits, self.settings.groups)
+
+    def score(self, features: Tensor, ids: Tensor | None = None) -> Scores:
+        """Scores (B, D) features with the bank as it is and leaves it so."""
+        space, settings = self.space, self.settings
+        id_logits = logits(features, space.labels, space.logit_scale, settings.tau)
+        return Scores(id_logits.argmax(dim=1), self.score_with(features, self.bank.features))
+
+    def score_with(self, features: Tensor, bank: Tensor) -> Tensor:
+        """Scores (B,) of features (B, D) as they would be with a bank of these rows (n, D)."""
+        space, settings = self.space, self.settings
+        negatives = torch.cat([space.negatives, bank])
+        order = group_order(len(negatives), settings.groups).to(negatives.device)
+        scale, tau = space.logit_scale, settings.tau
+        id_logits = logits(features, space.labels, scale, tau)
+        return grouped_score(
+            id_logits, logits(features, negatives[order], scale, tau), settings.groups
+        )
+
+    def _learned_negatives(self) -> Tensor:
+        return self.bank.features
 
     # ---- the stream ----------------------------------------------------------------------
 
@@ -237,20 +255,21 @@ class InterNeg(Detector):
 
     def _candidates(self, features: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Extra negatives of gated images: embeddings (n, D), criterion (n,), deviation (n,)."""
-        proxies, embeddings = self.space.proxies, features
+        proxies, floor, embeddings = self.space.proxies, self._floor, features
+        assert proxies is not None and floor is not None  # `_fit` refuses a bank without them
         if self.settings.inverts:
+            assert self.inverter is not None
             self.inverted += len(features)
             embeddings = self.inverter(features, ids)
         compared = embeddings if self.settings.bank == "inter" else features
-        good = criterion_margin(compared, proxies, self._floor) < 0
-        return embeddings, good, deviation_degree(compared, proxies, self._floor)
+        good = criterion_margin(compared, proxies, floor) < 0
+        return embeddings, good, deviation_degree(compared, proxies, floor)
 
 
 METHOD = Method(
     name="interneg",
     title="InterNeg",
     detector=InterNeg,
-    settings=InterNegSettings,
     paper="2603.02618",
     year=2026,
     venue="CVPR",
@@ -267,19 +286,4 @@ METHOD = Method(
         "cifar10": {"num_negatives": 70000},
         "cifar100": {"num_negatives": 70000},
     },
-)
-
-# The first component alone (Table 3, "Inter SNT"): no bank, hence no memory.
-NEGATIVES_ONLY = replace(
-    METHOD,
-    name="interneg_negatives_only",
-    title="InterNeg, no bank",
-    state="",
-    order_dependent=False,
-    transductive=False,
-    fixed={"bank": "none"},
-    without=(
-        *("beta", "bank_capacity", "update", "num_tokens", "steps", "lr", "weight_decay"),
-        *("templates", "seed"),
-    ),
 )

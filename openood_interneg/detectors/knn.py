@@ -27,7 +27,7 @@ def kth_distance(features: Tensor, bank: Tensor, k: int) -> Tensor:
     return (2 - 2 * cosine).clamp(min=0).sqrt()
 
 
-class KNN(Detector):
+class KNN(Detector[KNNSettings]):
     r"""Distance to the k-th nearest ID image, with its sign reversed.
 
     .. math:: S(h) = -\lVert h - h_{(k)} \rVert_2
@@ -38,8 +38,7 @@ class KNN(Detector):
     Source: arXiv 2204.06507, Section 3.
     """
 
-    def __init__(self, settings: KNNSettings | None = None):
-        self.settings = settings or KNNSettings()
+    Settings = KNNSettings
 
     def _fit(self, space: TextSpace) -> None:
         self._bank, _ = id_images(space, "KNN")
@@ -55,7 +54,6 @@ METHOD = Method(
     name="clip_knn",  # "knn" is OpenOOD's own, on the network's features
     title="KNN (CLIP)",
     detector=KNN,
-    settings=KNNSettings,
     paper="2204.06507",
     year=2022,
     venue="ICML",

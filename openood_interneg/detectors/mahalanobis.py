@@ -49,7 +49,7 @@ def precision_root(residuals: np.ndarray, covariance: str) -> np.ndarray:
     return vectors * np.sqrt(values.clip(min=0.0))
 
 
-class Mahalanobis(Detector):
+class Mahalanobis(Detector[MahalanobisSettings]):
     r"""Distance to the nearest class mean of ID images, under one covariance for all classes.
 
     .. math:: S(h) = -\min_c (h - \mu_c)^T \Sigma^{-1} (h - \mu_c)
@@ -60,8 +60,7 @@ class Mahalanobis(Detector):
     Source: arXiv 1807.03888, Eqs. 1, 2 (on the last features, without its input noise).
     """
 
-    def __init__(self, settings: MahalanobisSettings | None = None):
-        self.settings = settings or MahalanobisSettings()
+    Settings = MahalanobisSettings
 
     def _fit(self, space: TextSpace) -> None:
         features, labels = id_images(space, "Mahalanobis")
@@ -82,7 +81,6 @@ METHOD = Method(
     name="mahalanobis",
     title="Mahalanobis (CLIP)",
     detector=Mahalanobis,
-    settings=MahalanobisSettings,
     paper="1807.03888",
     year=2018,
     venue="NeurIPS",

@@ -18,7 +18,7 @@ class MaxLogitSettings(LabelSettings):
     label_prompt: str = setting("mcm", "prompt set or template of the ID labels")
 
 
-class MaxLogit(Detector):
+class MaxLogit(Detector[MaxLogitSettings]):
     r"""Largest cosine with an ID label.
 
     .. math:: S(h) = \max_i \cos(h, e_i)
@@ -27,8 +27,7 @@ class MaxLogit(Detector):
     Source: arXiv 1911.11132, Section 4, with CLIP's cosines as the logits.
     """
 
-    def __init__(self, settings: MaxLogitSettings | None = None):
-        self.settings = settings or MaxLogitSettings()
+    Settings = MaxLogitSettings
 
     def _step(self, features: Tensor, ids: Tensor) -> Scores:
         score, pred = (features @ self.space.labels.t()).max(dim=1)
@@ -39,7 +38,6 @@ METHOD = Method(
     name="maxlogit",
     title="MaxLogit (CLIP)",
     detector=MaxLogit,
-    settings=MaxLogitSettings,
     paper="1911.11132",
     year=2022,
     venue="ICML",

@@ -20,7 +20,7 @@ class MCMSettings(LabelSettings):
     tau: float = setting(1.0, "temperature T on the bare cosine", low=1e-6)
 
 
-class MCM(Detector):
+class MCM(Detector[MCMSettings]):
     r"""Largest softmax probability over the ID labels, on bare cosines.
 
     .. math:: S(h) = \max_i \operatorname{softmax}_i(\cos(h, e_i) / T)
@@ -29,8 +29,7 @@ class MCM(Detector):
     Source: arXiv 2211.13445, Eq. 1.
     """
 
-    def __init__(self, settings: MCMSettings | None = None):
-        self.settings = settings or MCMSettings()
+    Settings = MCMSettings
 
     def _step(self, features: Tensor, ids: Tensor) -> Scores:
         cosine = features @ self.space.labels.t()
@@ -41,7 +40,6 @@ METHOD = Method(
     name="mcm",
     title="MCM",
     detector=MCM,
-    settings=MCMSettings,
     paper="2211.13445",
     year=2022,
     venue="NeurIPS",

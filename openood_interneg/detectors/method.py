@@ -18,11 +18,14 @@ class Method:
     """One row of the table of methods.
 
     Attributes:
-        name: by which it is selected. title: how tables print it.
-        detector, settings: its classes.
+        name: by which it is selected.
+        title: how tables print it.
+        detector: its class, which names the class of its settings.
         fixed: settings that make this row what it is (an ablation of another method).
         without: settings that have no effect under what is fixed, and so are not the row's.
-        paper: arXiv number or DOI. year, venue: of publication.
+        paper: arXiv number or DOI.
+        year: of publication.
+        venue: of publication.
         needs: what it needs besides labels: "negatives", "ID images", "extra file".
         state: what it remembers of a stream; empty for nothing.
         transductive: a score may depend on later images of the same batch.
@@ -40,8 +43,7 @@ class Method:
 
     name: str
     title: str
-    detector: type[Detector]
-    settings: type[MethodSettings]
+    detector: type[Detector[Any]]
     paper: str
     year: int
     venue: str
@@ -57,7 +59,14 @@ class Method:
     inverts: bool = False
     input: FeatureKind | Callable[[Any], FeatureKind] = "image"
 
-    def make_settings(self, values: Mapping[str, Any] | None = None, source: str = ""):
+    @property
+    def settings(self) -> type[MethodSettings]:
+        """The class of its settings."""
+        return self.detector.Settings
+
+    def make_settings(
+        self, values: Mapping[str, Any] | None = None, source: str = ""
+    ) -> MethodSettings:
         """Settings from values; what the row fixes cannot be set.
 
         Raises:
@@ -69,7 +78,7 @@ class Method:
         for name, value in values.items():
             if name in unset and value == unset[name]:
                 continue  # as a settings object gives it back
-            if name not in self.setting_names and (others := _methods_with(name)):
+            if name not in self.setting_names and (others := ", ".join(methods_with(name))):
                 where = f" (in {source})" if source and f"'{self.name}'" not in source else ""
                 raise SettingsError(
                     f"method '{self.name}' has no setting '{name}'{where}; these have: {others}"
@@ -99,12 +108,18 @@ class Method:
         names = ("checkpoint", "captions", "lookalikes")
         return [name for name in names if getattr(settings, name, "") == "none"]
 
-    def make(self, settings: MethodSettings, inverter: Inverter | None = None) -> Detector:
+    def make(self, settings: MethodSettings, inverter: Inverter | None = None) -> Detector[Any]:
         """A detector with these settings; the inverter goes to methods that invert."""
-        return self.detector(settings, inverter) if self.inverts else self.detector(settings)
+        if not self.inverts:
+            return self.detector(settings)
+        inverting: Callable[..., Detector[Any]] = self.detector
+        return inverting(settings, inverter)
 
 
-def _methods_with(name: str) -> str:
-    from openood_interneg.detectors.registry import methods_with  # which knows all rows
+# All rows by name, in the order of the table; `registry` fills and reads it.
+TABLE: dict[str, Method] = {}
 
-    return ", ".join(methods_with(name))
+
+def methods_with(setting: str) -> list[str]:
+    """Names of the methods that have a setting, in the order of the table."""
+    return [method.name for method in TABLE.values() if setting in method.setting_names]

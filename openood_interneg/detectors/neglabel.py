@@ -5,12 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import torch
-from torch import Tensor
-
-from openood_interneg.detectors.base import Detector, DetectorError, Scores
+from openood_interneg.detectors.grouped import GroupedDetector
 from openood_interneg.detectors.method import Method
-from openood_interneg.detectors.scoring import group_order, grouped_score, logits
 from openood_interneg.negatives.fraction import Pool, candidates, mine_fraction
 from openood_interneg.negatives.text_space import TextSource, TextSpace
 from openood_interneg.settings import NegativeSettings, SettingsError, setting
@@ -66,7 +62,7 @@ def space(source: TextSource, settings: NegLabelSettings) -> TextSpace:
     return replace(common, negatives=features, negative_words=words)
 
 
-class NegLabel(Detector):
+class NegLabel(GroupedDetector[NegLabelSettings]):
     r"""Softmax mass of the ID labels against negative labels, averaged over G groups.
 
     .. math:: S(h) = \frac{1}{G} \sum_g
@@ -76,23 +72,7 @@ class NegLabel(Detector):
     Source: arXiv 2403.20078; Eq. 6 of the InterNeg paper for G = 1.
     """
 
-    def __init__(self, settings: NegLabelSettings | None = None):
-        self.settings = settings or NegLabelSettings()
-
-    def _fit(self, space: TextSpace) -> None:
-        count, groups = len(space.negatives), self.settings.groups
-        if 0 < count < groups:
-            raise DetectorError(f"{count} negative texts do not make {groups} groups; set fewer")
-        order = group_order(count, groups)
-        self._texts = torch.cat([space.labels, space.negatives[order.to(space.device)]])
-
-    def _step(self, features: Tensor, ids: Tensor) -> Scores:
-        space, settings = self.space, self.settings
-        every = logits(features, self._texts, space.logit_scale, settings.tau)
-        classes = len(space.labels)
-        id_logits, negative_logits = every[:, :classes], every[:, classes:]
-        score = grouped_score(id_logits, negative_logits, settings.groups)
-        return Scores(id_logits.argmax(dim=1), score)
+    Settings = NegLabelSettings
 
 
 # p = 0.15 of each part of speech: 10,499 of WordNet 3.1's 70,000 words.
@@ -116,7 +96,6 @@ METHOD = Method(
     name="neglabel",
     title="NegLabel",
     detector=NegLabel,
-    settings=NegLabelSettings,
     paper="2403.20078",
     year=2024,
     venue="ICLR",

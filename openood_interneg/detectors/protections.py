@@ -1,4 +1,4 @@
-"""InterNeg for streams that nobody vouches for: protections of the bank, all off by default.
+"""InterNeg for untrusted streams: protections of the bank, all off by default.
 
 With every protection off this is InterNeg, bit for bit. What each of them does against which
 stream, and what it costs, is measured by benchmarks/hostile.py.
@@ -15,7 +15,6 @@ from torch import Tensor
 
 from openood_interneg.detectors.base import DetectorError, Scores
 from openood_interneg.detectors.interneg import InterNeg
-from openood_interneg.detectors.scoring import group_order, grouped_score, logits
 from openood_interneg.negatives.bank import NegativeBank
 from openood_interneg.negatives.inversion import Inverter
 from openood_interneg.negatives.text_space import TextSpace
@@ -80,9 +79,7 @@ class ProtectedBank(NegativeBank):
         """Empties the bank and forgets all ages."""
         super().reset()
         self.now = 0
-        self.born: dict[
-            int, int
-        ] = {}  # image id -> when an inversion of that image was last offered
+        self.born: dict[int, int] = {}  # image -> when an inversion of it was last offered
         self.recent: deque[int] = deque()  # when the last ones were offered
         self.refused = 0
 
@@ -172,10 +169,11 @@ class ProtectedBank(NegativeBank):
 
 
 class ProtectedInterNeg(InterNeg):
-    """InterNeg with `peek` and, where asked for, a protected bank.
+    """InterNeg and, where asked for, a protected bank.
 
     Args:
-        settings, inverter: as for InterNeg.
+        settings: as for InterNeg.
+        inverter: as for InterNeg.
         protections: limits; the default has none.
     """
 
@@ -192,7 +190,7 @@ class ProtectedInterNeg(InterNeg):
     def _fit(self, space: TextSpace) -> None:
         super()._fit(space)
         if self.protections.of_bank:
-            self.bank = ProtectedBank(self.protections, self._alarm, self.bank)
+            self.bank = self._protected = ProtectedBank(self.protections, self._alarm, self.bank)
 
     def watch(self, features: Tensor, gamma: float) -> None:
         """Gives the guard the ID images (n, D) that it watches, and their threshold."""
@@ -204,7 +202,7 @@ class ProtectedInterNeg(InterNeg):
         Raises:
             DetectorError: as there, or the guard is on and has nothing to watch.
         """
-        if not self.protections.of_bank or self.space is None:
+        if not self.protections.of_bank or not self.fitted:
             return super().step(features, ids)
         if self.protections.id_guard < 1 and self.guard is None:
             raise DetectorError("id_guard needs ID images to watch; calibrate first")
@@ -220,33 +218,18 @@ class ProtectedInterNeg(InterNeg):
         return Scores(torch.cat([row.pred for row in rows]), torch.cat([row.score for row in rows]))
 
     def _timed(self, features: Tensor, ids: Tensor | None) -> Scores:
-        self.bank.now = self.seen
-        if self.bank.expire():
+        self._protected.now = self.seen
+        if self._protected.expire():
             self.load_state_dict(self.state_dict())  # lays the texts out anew
         return super().step(features, ids)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Continues a stream; see `InterNeg.load_state_dict`."""
         if self.protections.of_bank and "seen" in state:
-            self.bank.now = int(state["seen"])
+            self._protected.now = int(state["seen"])
         super().load_state_dict(state)
 
-    def peek(self, features: Tensor) -> Scores:
-        """Scores (B, D) features with the bank as it is and leaves it so."""
-        space, settings = self.space, self.settings
-        id_logits = logits(features, space.labels, space.logit_scale, settings.tau)
-        return Scores(id_logits.argmax(dim=1), self._peek_score(features, self.bank.features))
-
-    def _peek_score(self, features: Tensor, bank: Tensor) -> Tensor:
-        space, settings = self.space, self.settings
-        negatives = torch.cat([space.negatives, bank])
-        order = group_order(len(negatives), settings.groups).to(negatives.device)
-        scale, tau = space.logit_scale, settings.tau
-        id_logits = logits(features, space.labels, scale, tau)
-        return grouped_score(
-            id_logits, logits(features, negatives[order], scale, tau), settings.groups
-        )
-
     def _alarm(self, bank: Tensor) -> float:
+        assert self.guard is not None  # `step` refuses a guard with nothing to watch
         features, gamma = self.guard
-        return float((self._peek_score(features, bank) < gamma).float().mean())
+        return float((self.score_with(features, bank) < gamma).float().mean())

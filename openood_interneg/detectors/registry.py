@@ -1,61 +1,35 @@
 """The table of methods: what can be selected by name.
 
-Adding a method: one file in this folder with its detector, settings and `METHOD`; one YAML in
-configs/postprocessors; one line in `_ROWS` below.
+Adding a method: one file in this folder with its detector, its settings and `METHOD`, and one YAML
+in configs/postprocessors. The table finds the file.
 """
 
 from __future__ import annotations
 
 import difflib
+import importlib
+import pkgutil
 import warnings
 
-from openood_interneg.detectors import (
-    adaneg,
-    captions,
-    clipscope,
-    cover,
-    csp,
-    energy,
-    eoe,
-    interneg,
-    knn,
-    mahalanobis,
-    maxlogit,
-    mcm,
-    neglabel,
-    tanl,
-    trained,
-)
-from openood_interneg.detectors.method import Method
+from openood_interneg import detectors
+from openood_interneg.detectors.method import TABLE, Method, methods_with
 from openood_interneg.settings import SettingsError
 
-_ROWS = (
-    mcm.METHOD,
-    energy.METHOD,
-    maxlogit.METHOD,
-    mahalanobis.METHOD,
-    knn.METHOD,
-    neglabel.METHOD,
-    csp.METHOD,
-    eoe.METHOD,
-    clipscope.METHOD,
-    cover.METHOD,
-    adaneg.METHOD,
-    tanl.METHOD,
-    *trained.METHODS,
-    *captions.METHODS,
-    interneg.NEGATIVES_ONLY,
-    interneg.METHOD,
-)
+__all__ = ["TABLE", "get_method", "list_methods", "methods_with", "register_method"]
 
-_METHODS: dict[str, Method] = {}
+# The order of the table; methods that are not named here come after, by the names of their files.
+_ORDER = (
+    *("mcm", "energy", "maxlogit", "mahalanobis", "clip_knn", "neglabel", "csp", "eoe"),
+    *("clipscope", "cover", "adaneg", "tanl", "locoop", "lapt", "negprompt", "local_prompt"),
+    *("supreme", "lsn", "id_like", "clipn", "zoc", "ants", "interneg_negatives_only", "interneg"),
+)
 
 
 def register_method(method: Method) -> Method:
     """Adds a row; an existing name is replaced with a warning."""
-    if method.name in _METHODS:
+    if method.name in TABLE:
         warnings.warn(f"method '{method.name}' is replaced in the table", stacklevel=2)
-    _METHODS[method.name] = method
+    TABLE[method.name] = method
     return method
 
 
@@ -65,22 +39,31 @@ def get_method(name: str) -> Method:
     Raises:
         SettingsError: unknown name; the nearest known ones are named.
     """
-    if name not in _METHODS:
-        near = difflib.get_close_matches(name, _METHODS, n=1)
+    if name not in TABLE:
+        near = difflib.get_close_matches(name, TABLE, n=1)
         hint = f"did you mean '{near[0]}'? " if near else ""
-        raise SettingsError(f"unknown method '{name}'; {hint}known: {', '.join(_METHODS)}")
-    return _METHODS[name]
+        raise SettingsError(f"unknown method '{name}'; {hint}known: {', '.join(TABLE)}")
+    return TABLE[name]
 
 
 def list_methods() -> list[Method]:
     """All rows, in the order of the table."""
-    return list(_METHODS.values())
+    return list(TABLE.values())
 
 
-def methods_with(setting: str) -> list[str]:
-    """Names of the methods that have a setting, in the order of the table."""
-    return [method.name for method in list_methods() if setting in method.setting_names]
+def _shipped() -> list[Method]:
+    """The `METHOD` of every file in this folder that has one, in the order of the table."""
+    folder = detectors
+    names = [
+        f"{folder.__name__}.{module.name}"
+        for module in pkgutil.iter_modules(folder.__path__)
+        if f"{folder.__name__}.{module.name}" != __name__
+    ]
+    rows = [getattr(importlib.import_module(name), "METHOD", None) for name in names]
+    place = {name: i for i, name in enumerate(_ORDER)}
+    methods = [row for row in rows if isinstance(row, Method)]
+    return sorted(methods, key=lambda method: place.get(method.name, len(place)))
 
 
-for _row in _ROWS:
-    register_method(_row)
+for _method in _shipped():
+    register_method(_method)

@@ -132,7 +132,7 @@ def otsu_threshold(scores: Tensor) -> float:
     return float(grid[ties[len(ties) // 2]])
 
 
-class TANL(Detector):
+class TANL(Detector[TANLSettings]):
     r"""Softmax mass of the ID labels against the corpus texts that OOD images activate.
 
     With activations a(x), the negatives' part of the softmax over labels and corpus, and two
@@ -162,8 +162,7 @@ class TANL(Detector):
     Source: the code in OpenOOD-VLM (paper of CVPR 2026), in float32 throughout.
     """
 
-    def __init__(self, settings: TANLSettings | None = None):
-        self.settings = settings or TANLSettings()
+    Settings = TANLSettings
 
     # ---- fitting and memory --------------------------------------------------------------
 
@@ -271,7 +270,6 @@ METHOD = Method(
     name="tanl",
     title="TANL",
     detector=TANL,
-    settings=TANLSettings,
     paper="2603.25250",
     year=2026,
     venue="CVPR",

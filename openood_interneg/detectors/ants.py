@@ -1,223 +1,29 @@
-"""ZOC and ANTS: methods that look at what a captioning model says of the test images.
-
-No such model comes with this package. Captions come from a text file, one image a line, either
-
-    iNaturalist/images/0001.jpg<TAB>a purple flower|a bee on a flower
-
-or JSON, `{"image": "iNaturalist/images/0001.jpg", "captions": ["a purple flower"]}`; or from any
-callable that takes an image's name and returns its captions (`collect_captions`). Images are
-matched by the id that their name gives, the same that streams carry.
-"""
+"""ANTS: negative texts that describe the test images (CVPR 2026)."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from openood_interneg.data.image_ids import image_id
 from openood_interneg.detectors.base import Detector, DetectorError, Scores
+from openood_interneg.detectors.caption_files import (
+    NOT_GIVEN,
+    caption_places,
+    caption_tensors,
+    need_captions,
+    ragged,
+    read_captions,
+)
 from openood_interneg.detectors.method import Method
-from openood_interneg.detectors.scoring import group_order, grouped_score, id_mass, logits
+from openood_interneg.detectors.scoring import group_order, grouped_score, logits
 from openood_interneg.negatives.text_space import TextSource, TextSpace
 from openood_interneg.negatives.words import normalize_text
-from openood_interneg.settings import LabelSettings, NegativeSettings, SettingsError, setting
-from openood_interneg.vlm.text_files import read_text
-
-NOT_GIVEN = "none"
-
-Captioner = Callable[[str], Sequence[str]]  # name of an image -> what it may show
-Table = Mapping[str, Sequence[str]]  # image or class -> texts
-
-
-# ---- files and callables -------------------------------------------------------------------
-
-
-def read_captions(path: str, what: str = "captions") -> dict[str, tuple[str, ...]]:
-    """Texts per image (or per class) from a file in either form of the module's text.
-
-    Args:
-        path: the file; "none" stands for none given. what: the setting, named in errors.
-
-    Raises:
-        SettingsError: no file given, or a line of neither form.
-    """
-    if path == NOT_GIVEN:
-        raise SettingsError(
-            f"{what} is 'none', and this method needs a file: one line a name, a tab and texts "
-            "separated by '|', or one JSON object a line with 'image' and 'captions'"
-        )
-    table: dict[str, tuple[str, ...]] = {}
-    for number, line in enumerate(
-        read_text(Path(path).expanduser(), SettingsError).splitlines(), start=1
-    ):
-        if not line.strip() or line.startswith("#"):
-            continue
-        try:
-            if line.lstrip().startswith("{"):
-                row = json.loads(line)
-                name, texts = row["image"], row["captions"]
-                if isinstance(texts, str):
-                    raise TypeError("captions is a list")
-            else:
-                name, tab, rest = line.partition("\t")
-                if not tab:
-                    raise ValueError("there is no tab")
-                texts = rest.split("|")
-        except (ValueError, KeyError, TypeError) as error:
-            raise SettingsError(
-                f"{what}: {path}, line {number}: neither 'name<TAB>text|text' nor JSON with "
-                f"'image' and 'captions' ({error})"
-            ) from None
-        table[str(name)] = tuple(text.strip() for text in texts if text.strip())
-    if not table:
-        raise SettingsError(f"{what}: {path} has no line with texts")
-    return table
-
-
-def collect_captions(names: Iterable[str], captioner: Captioner) -> dict[str, tuple[str, ...]]:
-    """What a captioner says of every image, as `read_captions` would return it."""
-    return {name: tuple(captioner(name)) for name in names}
-
-
-def caption_tensors(backbone: Any, table: Table, template: str) -> dict[str, Tensor]:
-    """Captions as tensors for `TextSpace.extra`.
-
-    Returns:
-        `caption_keys` (n,) int64 ascending; `caption_offsets` (n + 1,) and `caption_rows`: the
-        captions of image k are rows[offsets[k]:offsets[k + 1]] of `caption_texts` (N, D), which
-        has each distinct text once.
-    """
-    by_id = sorted((image_id(name), texts) for name, texts in table.items())
-    texts, offsets, rows = _ragged([texts for _, texts in by_id], backbone, template)
-    ids = torch.tensor([image for image, _ in by_id], dtype=torch.int64, device=backbone.device)
-    return {
-        "caption_keys": ids,
-        "caption_offsets": offsets,
-        "caption_rows": rows,
-        "caption_texts": texts,
-    }
-
-
-def _ragged(lists: Sequence[Sequence[str]], backbone: Any, template: str):
-    """(N, D) features of the distinct texts, (n + 1,) offsets, rows into the features."""
-    number: dict[str, int] = {}
-    rows = [[number.setdefault(t, len(number)) for t in dict.fromkeys(ts)] for ts in lists]
-    ends = np.cumsum([0] + [len(row) for row in rows])
-    device = backbone.device
-    return (
-        backbone.encode_prompts(list(number), (template,)),
-        torch.as_tensor(ends, device=device),
-        torch.tensor([i for row in rows for i in row], dtype=torch.int64, device=device),
-    )
-
-
-def _lookup(space: TextSpace, ids: Tensor) -> Tensor:
-    """Places of images in `caption_keys`, (B,).
-
-    Raises:
-        DetectorError: an image without captions.
-    """
-    known, ids = space.extra["caption_keys"], ids.to(space.device)
-    place = torch.searchsorted(known, ids).clamp_max(len(known) - 1)
-    missing = int((known[place] != ids).sum())
-    if missing:
-        raise DetectorError(
-            f"{missing} of {len(ids)} images have no line in the caption file; its names must "
-            "be those of the image lists"
-        )
-    return place
-
-
-def _need_captions(space: TextSpace, name: str) -> None:
-    lacking = [
-        part
-        for part in ("caption_keys", "caption_offsets", "caption_rows", "caption_texts")
-        if part not in space.extra
-    ]
-    if lacking:
-        raise DetectorError(f"{name} needs extra['{lacking[0]}'] (see caption_tensors)")
-
-
-# ---- ZOC -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class ZOCSettings(LabelSettings):
-    """Settings of ZOC."""
-
-    label_prompt: str = setting("This is a photo of a {}", "template of labels and candidates")
-    tau: float = setting(1.0, "temperature: logits are logit_scale * cosine / tau", low=1e-6)
-    captions: str = setting(NOT_GIVEN, "file with the candidate words of each image")
-
-
-class ZOC(Detector):
-    r"""Softmax mass of the ID labels against the words generated for this one image.
-
-    .. math:: S(h) = \frac{\sum_i e^{s \cos(h, e_i)}}
-        {\sum_i e^{s \cos(h, e_i)} + \sum_{w \in W(h)} e^{s \cos(h, e_w)}}
-
-    W(h) are the candidates of the image without the labels themselves; with none of them S = 1.
-    The paper generates them with a BERT decoder trained on captions.
-    Source: arXiv 2109.02748, Section 3.
-    """
-
-    def __init__(self, settings: ZOCSettings | None = None):
-        self.settings = settings or ZOCSettings()
-
-    def _fit(self, space: TextSpace) -> None:
-        _need_captions(space, "ZOC")
-
-    def _step(self, features: Tensor, ids: Tensor) -> Scores:
-        space, extra, tau = self.space, self.space.extra, self.settings.tau
-        id_logits = logits(features, space.labels, space.logit_scale, tau)
-        place = _lookup(space, ids)
-        offsets = extra["caption_offsets"]
-        counts = offsets[place + 1] - offsets[place]
-        owner = torch.arange(len(features), device=features.device).repeat_interleave(counts)
-        first = counts.cumsum(0) - counts
-        within = torch.arange(len(owner), device=owner.device) - first[owner]
-        texts = extra["caption_texts"][extra["caption_rows"][offsets[place][owner] + within]]
-        values = (features[owner] * texts).sum(dim=1) * (space.logit_scale / tau)
-        negative_lse = _segment_logsumexp(values, owner, len(features))
-        return Scores(id_logits.argmax(dim=1), id_mass(id_logits.logsumexp(dim=1), negative_lse))
-
-
-def _segment_logsumexp(values: Tensor, owner: Tensor, count: int) -> Tensor:
-    """logsumexp of the values of each owner, (count,); -inf for one without values."""
-    top = values.new_full((count,), float("-inf")).scatter_reduce(0, owner, values, "amax")
-    sums = values.new_zeros(count).index_add(0, owner, (values - top[owner]).exp())
-    return top + sums.log()
-
-
-def zoc_space(source: TextSource, settings: ZOCSettings) -> TextSpace:
-    """Labels, and the file's candidates under the same template, without the labels."""
-    taken = {normalize_text(name) for name in source.class_names}
-    table = {
-        image: [text for text in texts if normalize_text(text) not in taken]
-        for image, texts in read_captions(settings.captions).items()
-    }
-    extra = caption_tensors(source.backbone, table, settings.label_prompt)
-    return _space(source, source.labels(settings.label_prompt), extra)
-
-
-def _space(source: TextSource, labels: Tensor, extra: Mapping[str, Tensor]) -> TextSpace:
-    return TextSpace(
-        labels=labels,
-        logit_scale=source.backbone.logit_scale,
-        negatives=labels[:0],
-        class_names=source.class_names,
-        extra=dict(extra),
-    )
-
-
-# ---- ANTS ----------------------------------------------------------------------------------
+from openood_interneg.settings import SettingsError, NegativeSettings, setting
 
 
 @dataclass(frozen=True)
@@ -244,7 +50,7 @@ class ANTSSettings(NegativeSettings):
     start_with_negatives: bool = setting(False, "far texts start as the mined negatives")
 
 
-class ANTS(Detector):
+class ANTS(Detector[ANTSSettings]):
     r"""Negative texts that describe the test images (far) and mimic the ID classes (near).
 
     .. math:: S = \lambda S_{far} + (1 - \lambda) S_{near}, \qquad \lambda = a / (a + b)
@@ -265,8 +71,7 @@ class ANTS(Detector):
     Source: arXiv 2509.03951 and the code in OpenOOD-VLM, in float32 throughout.
     """
 
-    def __init__(self, settings: ANTSSettings | None = None):
-        self.settings = settings or ANTSSettings()
+    Settings = ANTSSettings
 
     # ---- fitting and memory --------------------------------------------------------------
 
@@ -277,7 +82,7 @@ class ANTS(Detector):
         self._far = settings.in_score != "near_only"
         self._near = settings.in_score != "far_only"
         if self._far:
-            _need_captions(space, "ANTS")
+            need_captions(space, "ANTS")
         for part in ("lookalike_offsets", "lookalike_rows", "lookalike_texts"):
             if self._near and part not in space.extra:
                 raise DetectorError(f"ANTS needs extra['{part}'] (see ants_space)")
@@ -346,7 +151,7 @@ class ANTS(Detector):
         pred = id_logits.argmax(dim=1)
         static = self._mass(id_logits, features, space.negatives, settings.group_length)
         low = (static < self._theta).nonzero()[:, 0]
-        places = _lookup(space, ids[low.to(ids.device)]).tolist() if self._far else []
+        places = caption_places(space, ids[low.to(ids.device)]).tolist() if self._far else []
 
         # Nothing was remembered up to here; from here on nothing can be refused.
         self._batches += 1
@@ -390,7 +195,8 @@ class ANTS(Detector):
 
     def _caption_round(self) -> None:
         self._theta = far_threshold(self._scores, self.settings.eta, self._theta)
-        extra, fresh = self.space.extra, {}
+        extra = self.space.extra
+        fresh: dict[int, None] = {}
         offsets, rows = extra["caption_offsets"].tolist(), extra["caption_rows"].tolist()
         for place in self._waiting:
             fresh |= dict.fromkeys(rows[offsets[place] : offsets[place + 1]])
@@ -448,28 +254,14 @@ def ants_space(source: TextSource, settings: ANTSSettings) -> TextSpace:
         if not any(lists):
             raise SettingsError("lookalikes: the file has no line for any of the class names")
         names = ("lookalike_texts", "lookalike_offsets", "lookalike_rows")
-        extra |= dict(zip(names, _ragged(lists, source.backbone, "{}"), strict=True))
+        extra |= dict(zip(names, ragged(lists, source.backbone, "{}"), strict=True))
     return replace(space, extra={**space.extra, **extra})
 
 
-ZOC_METHOD = Method(
-    name="zoc",
-    title="ZOC",
-    detector=ZOC,
-    settings=ZOCSettings,
-    space=zoc_space,
-    paper="2109.02748",
-    year=2022,
-    venue="AAAI",
-    needs=("captions",),
-    presets={"imagenet": {}, "cifar10": {}, "cifar100": {}},
-)
-
-ANTS_METHOD = Method(
+METHOD = Method(
     name="ants",
     title="ANTS",
     detector=ANTS,
-    settings=ANTSSettings,
     space=ants_space,
     paper="2509.03951",
     year=2026,
@@ -486,5 +278,3 @@ ANTS_METHOD = Method(
         for name in ("imagenet", "cifar10", "cifar100")
     },
 )
-
-METHODS = (ZOC_METHOD, ANTS_METHOD)
