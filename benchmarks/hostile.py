@@ -232,7 +232,7 @@ def ordinary(bench: Bench, rng: np.random.Generator, count: int) -> Pool:
 def scores_now(detector: Detector, features: Tensor) -> Tensor:
     """Scores of probe images that leave the detector as it was."""
     if isinstance(detector, ProtectedInterNeg):
-        return detector.peek(features).score
+        return detector.score(features).score
     kept = detector.state_dict()  # AdaNeg learns from an image before it scores it
     score = torch.cat([detector.step(row[None]).score for row in features[:100]])
     detector.load_state_dict(kept)

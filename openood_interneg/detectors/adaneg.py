@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from openood_interneg.detectors.adaneg_memory import LabelMemory
 from openood_interneg.detectors.base import Detector, DetectorError, Scores
 from openood_interneg.detectors.method import Method
 from openood_interneg.detectors.scoring import group_order, grouped_score, logits
 from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.settings import NegativeSettings, setting
-
-_LABELS_PER_CHUNK = 1024  # sample-adaptive proxies are worked out for so many labels at a time
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,10 @@ def pseudo_labels(
     rule becomes theta + (1 - r)(1 - theta).
 
     Args:
-        score: (B,) static scores. id_share: r, share of ID among recent pseudo-labels.
+        score: (B,) static scores.
+        theta: threshold of the score.
+        gap: g.
+        id_share: r, share of ID among recent pseudo-labels.
 
     Returns:
         Two (B,) bool masks, pseudo-ID and pseudo-OOD.
@@ -86,32 +86,6 @@ def half_entropy(logits: Tensor) -> Tensor:
     """`entropy` with probabilities rounded to float16: NaN for a row of which one underflows."""
     p = logits.softmax(dim=1).half().float()
     return -(p.log() * p).sum(dim=1)
-
-
-def task_adaptive(memory: Tensor) -> Tensor:
-    """Proxies v_c = unit(sum_l m_cl): (A, L, D), empty slots zero -> (A, D)."""
-    return F.normalize(memory.sum(dim=1), dim=-1)
-
-
-def sample_adaptive_cosine(
-    features: Tensor, memory: Tensor, gram: Tensor, filled: Tensor, beta: float
-) -> Tensor:
-    """cos(h, v_c(h)) of the proxies v_c(h) = unit(sum_l w_l m_cl), w_l = exp(-beta(1 - m_cl h)).
-
-    With a = M_c h and Q_c = M_c M_c^T this is (w a) / sqrt(w^T Q_c w): no proxy is ever formed,
-    so nothing is as large as images x labels x D.
-
-    Args:
-        features: (B, D). memory: (A, L, D). gram: (A, L, L). filled: (A, L) bool.
-
-    Returns:
-        (B, A)
-    """
-    labels, slots, size = memory.shape
-    a = (features @ memory.view(-1, size).t()).view(-1, labels, slots)  # (B, A, L)
-    w = (beta * (a - 1)).exp() * filled
-    wq = torch.einsum("bal,alk->bak", w, gram)
-    return (w * a).sum(2) / (wq * w).sum(2).clamp_min(1e-12).sqrt()
 
 
 class AdaNeg(Detector[AdaNegSettings]):
@@ -160,34 +134,18 @@ class AdaNeg(Detector[AdaNegSettings]):
 
     def reset(self) -> None:
         """Forgets all images; every proxy is its text again."""
-        texts, slots = self._texts, self.settings.capacity
-        self._rows: dict[int, int] = {}  # label -> row of the memory
-        self._memory = texts.new_zeros(0, slots, texts.shape[1])  # slot 0: text
-        self._gram = texts.new_zeros(0, slots, slots)
-        self._entropy: list[list[float]] = []  # of the images of each row, in slot order
+        settings = self.settings
+        replace = settings.eviction != "first_come"
+        self._memory = LabelMemory(self._texts, settings.capacity, replace=replace)
         # Half of the 200 entries that the window starts with are ID, in turn ID and OOD.
-        self._window = deque([1, 0] * 100, maxlen=self.settings.gap_window)
-
-    @property
-    def _active(self) -> Tensor:
-        """(A,) labels with images, in the order of their memory rows."""
-        return torch.tensor(list(self._rows), dtype=torch.int64, device=self._texts.device)
-
-    def _filled(self) -> Tensor:
-        """(A, L) bool: slots in use."""
-        used = torch.tensor([len(e) + 1 for e in self._entropy], device=self._texts.device)
-        return torch.arange(self.settings.capacity, device=used.device) < used[:, None]
+        self._window = deque([1, 0] * 100, maxlen=settings.gap_window)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Memory rows in use, their labels, the entropies (-1 for an empty slot), the window."""
-        count, slots = len(self._rows), self.settings.capacity
-        entropies = torch.full((count, slots), -1.0, dtype=torch.float64)
-        for row, values in enumerate(self._entropy):
-            entropies[row, 1 : 1 + len(values)] = torch.tensor(values, dtype=torch.float64)
         return {
-            "labels": self._active,
-            "memory": self._memory[:count].clone(),
-            "entropy": entropies,
+            "labels": self._memory.labels,
+            "memory": self._memory.features.clone(),
+            "entropy": self._memory.entropies,
             "window": torch.tensor(list(self._window), dtype=torch.uint8),
         }
 
@@ -209,10 +167,7 @@ class AdaNeg(Detector[AdaNegSettings]):
         if labels and max(labels) >= len(self._texts):
             raise DetectorError("the stored memory belongs to a space with more texts")
         self.reset()
-        self._rows = {label: row for row, label in enumerate(labels)}
-        self._memory = memory.clone()
-        self._gram = memory @ memory.transpose(1, 2)
-        self._entropy = [[v for v in row[1:] if not v < 0] for row in state["entropy"].tolist()]
+        self._memory.restore(labels, memory, state["entropy"])
         self._window.clear()
         self._window.extend(state["window"].tolist())
 
@@ -225,10 +180,7 @@ class AdaNeg(Detector[AdaNegSettings]):
         static = self._grouped(every)
         self._remember(features, every, static)
 
-        adapted = every.clone()
-        if self._rows:
-            cosine = self._proxy_cosine(features)
-            adapted[:, self._active] = cosine * (space.logit_scale / settings.tau)
+        adapted = self._adapted(features, every)
         adaptive = self._grouped(adapted)
         score = {
             "combine": adaptive + settings.weight * static,
@@ -246,23 +198,25 @@ class AdaNeg(Detector[AdaNegSettings]):
         classes = len(self.space.labels)
         return grouped_score(every[:, :classes], every[:, self._columns], self.settings.groups)
 
-    def _proxy_cosine(self, features: Tensor) -> Tensor:
-        """cos(h, v_c) for the labels with images, (B, A)."""
-        count = len(self._rows)
-        memory = self._memory[:count]
-        if not self.settings.sample_adaptive:
-            return features @ task_adaptive(memory).t()
-        filled = self._filled()
-        parts = [
-            sample_adaptive_cosine(
-                features, memory[chunk], self._gram[chunk], filled[chunk], self.settings.beta
-            )
-            for chunk in (
-                slice(i, min(i + _LABELS_PER_CHUNK, count))
-                for i in range(0, count, _LABELS_PER_CHUNK)
-            )
-        ]
-        return torch.cat(parts, dim=1)
+    def _adapted(self, features: Tensor, every: Tensor) -> Tensor:
+        """A copy of the logits (B, C + M) with the proxies of labels that have images."""
+        adapted, settings = every.clone(), self.settings
+        if len(self._memory):
+            beta = settings.beta if settings.sample_adaptive else None
+            cosine = self._memory.proxy_cosine(features, beta)
+            adapted[:, self._memory.labels] = cosine * (self.space.logit_scale / settings.tau)
+        return adapted
+
+    def text_logits(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Detector.text_logits`; of a label with images it is its proxy's."""
+        every = self._adapted(features, torch.cat(super().text_logits(features), dim=1))
+        classes = len(self.space.labels)
+        return every[:, :classes], every[:, classes:]
+
+    @property
+    def highest_score(self) -> float:
+        """1 + lambda for the combined score."""
+        return 1.0 + self.settings.weight if self.settings.in_score == "combine" else 1.0
 
     def _remember(self, features: Tensor, every: Tensor, static: Tensor) -> None:
         """Files the sure images of a batch under their labels, one by one in batch order."""
@@ -286,47 +240,10 @@ class AdaNeg(Detector[AdaNegSettings]):
             measure = half_entropy if settings.eviction == "half" else entropy
             entropies = measure(side).tolist()
             for image, label, value in zip(images.tolist(), labels, entropies, strict=True):
-                slot = self._slot(label, value)
-                if slot is not None:
-                    changed[self._rows[label], slot] = image
-        self._write(features, changed)
-
-    def _slot(self, label: int, value: float) -> int | None:
-        """Slot that an image of this label and entropy goes to, or None; books the entropy."""
-        room = self.settings.capacity - 1
-        if label not in self._rows:
-            if room == 0:
-                return None
-            self._rows[label] = len(self._rows)
-            self._entropy.append([])
-        kept = self._entropy[self._rows[label]]
-        if len(kept) < room:
-            kept.append(value)
-            return len(kept)
-        if self.settings.eviction == "first_come" or not any(value < other for other in kept):
-            return None
-        worst = max(range(room), key=lambda i: (math.isnan(kept[i]), kept[i]))  # NaN sorts last
-        kept[worst] = value
-        return worst + 1
-
-    def _write(self, features: Tensor, changed: dict[tuple[int, int], int]) -> None:
-        if not changed:
-            return
-        have, need = len(self._memory), len(self._rows)
-        if need > have:  # doubling: a long stream allocates now and then, not for every batch
-            new = max(need, min(2 * have, len(self._texts))) - have
-            slots, size = self._memory.shape[1:]
-            self._memory = torch.cat([self._memory, features.new_zeros(new, slots, size)])
-            self._gram = torch.cat([self._gram, features.new_zeros(new, slots, slots)])
-        device = features.device
-        place = torch.tensor(list(changed), device=device)  # (n, 2)
-        rows = place[:, 0].unique()
-        self._memory[rows, 0] = self._texts[self._active[rows]]
-        self._memory[place[:, 0], place[:, 1]] = features[
-            torch.tensor(list(changed.values()), device=device)
-        ]
-        memory = self._memory[rows]
-        self._gram[rows] = memory @ memory.transpose(1, 2)
+                place = self._memory.place(label, value)
+                if place is not None:
+                    changed[place] = image
+        self._memory.write(features, changed)
 
 
 _CIFAR = {

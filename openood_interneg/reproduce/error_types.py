@@ -9,14 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from openood_interneg.detectors.adaneg import AdaNeg
 from openood_interneg.detectors.base import Detector, DetectorError
-from openood_interneg.detectors.interneg import InterNeg
 from openood_interneg.evaluation.protocols import Batch
 
 GAMMAS = tuple(round(0.02 * i, 2) for i in range(1, 50))
@@ -55,27 +52,6 @@ def error_rates(
     )
 
 
-def text_logits(detector: Detector, features: Tensor) -> tuple[Tensor, Tensor]:
-    """ID logits (B, C) and negative logits (B, n) by which a detector judges images now.
-
-    Of features (V, B, D) of views or patches these are the image's own, the first.
-
-    Columns of the negatives: the space's negatives in their order, then InterNeg's bank, best
-    first. AdaNeg's are those of its adapted proxies. A method without negatives has n = 0.
-    """
-    space = detector.space
-    scale = space.logit_scale / getattr(detector.settings, "tau", 1.0)
-    texts = torch.cat([space.labels, space.negatives])
-    if isinstance(detector, InterNeg):
-        texts = torch.cat([texts, detector.bank.features])
-    features = features.reshape(-1, *features.shape[-2:])[0]
-    every = features @ texts.t() * scale
-    if isinstance(detector, AdaNeg) and detector._rows:
-        every[:, detector._active] = detector._proxy_cosine(features) * scale
-    classes = len(space.labels)
-    return every[:, :classes], every[:, classes:]
-
-
 class BestLogits:
     """An observer of a stream: the highest ID and negative logit of each image.
 
@@ -84,20 +60,20 @@ class BestLogits:
         of_negatives: (n,), -inf for a method without negatives.
     """
 
-    def __init__(self, detector: Detector, size: int):
+    def __init__(self, detector: Detector[Any], size: int):
         self.detector = detector
         self.of_labels = np.full(size, -np.inf, np.float32)
         self.of_negatives = np.full(size, -np.inf, np.float32)
 
     def __call__(self, batch: Batch) -> None:
-        labels, negatives = text_logits(self.detector, batch.features)
+        labels, negatives = self.detector.text_logits(batch.features)
         places = batch.places.numpy()
         self.of_labels[places] = labels.amax(dim=1).cpu().numpy()
         if negatives.shape[1]:
             self.of_negatives[places] = negatives.amax(dim=1).cpu().numpy()
 
 
-def unit_score(detector: Detector, score: np.ndarray) -> np.ndarray:
+def unit_score(detector: Detector[Any], score: np.ndarray) -> np.ndarray:
     """The score on [0, 1], so that methods share the axis of gamma.
 
     AdaNeg's combined score reaches 1 + lambda; a softmax mass lies in [0, 1] already.
@@ -106,8 +82,8 @@ def unit_score(detector: Detector, score: np.ndarray) -> np.ndarray:
         DetectorError: scores of another range (energies, sums of two confidences, ...), over
             which a threshold in [0, 1] says nothing.
     """
-    if isinstance(detector, AdaNeg) and detector.settings.in_score == "combine":
-        score = score / (1.0 + detector.settings.weight)
+    if detector.highest_score != 1.0:
+        score = score / detector.highest_score
     low, high = float(score.min(initial=0.0)), float(score.max(initial=1.0))
     if low < -1e-5 or high > 1 + 1e-5:
         raise DetectorError(

@@ -26,7 +26,6 @@ from openood_interneg.evaluation.evaluate import Evaluation
 from openood_interneg.evaluation.protocols import Batch, FeatureSet, run_mixed
 from openood_interneg.negatives.bank import NegativeBank
 from openood_interneg.negatives.space_builder import TextSpaceBuilder, mines
-from openood_interneg.reproduce.error_types import text_logits
 from openood_interneg.reproduce.sealed import read_sealed
 from openood_interneg.settings import MethodSettings, NegativeSettings
 
@@ -131,8 +130,8 @@ class _Examples:
     def example(self, side: str, index: int, score: np.ndarray) -> dict[str, Any]:
         """One image: thumbnail, score, and its five best labels and negatives by softmax."""
         images, features = self.sides[side]
-        id_logits, negative_logits = text_logits(
-            self.detector, features.features[..., index : index + 1, :]
+        id_logits, negative_logits = self.detector.text_logits(
+            features.features[..., index : index + 1, :]
         )
         every = torch.cat([id_logits, negative_logits], dim=1)[0].softmax(dim=0)
         classes = id_logits.shape[1]

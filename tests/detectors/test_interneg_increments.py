@@ -21,7 +21,7 @@ class PlainSamples(InterNeg):
                 if self.bank.offer(rows[good], deviation[good], ids[i : i + 1][good]):
                     self.bank.settle()
                     self._bank_changed()
-                    final[i:] = self._score(id_lse[i:], self._logits(features[i:])[1])
+                    final[i:] = self.score(features[i:]).score
         return final
 
 

@@ -14,7 +14,6 @@ from openood_interneg.detectors.cover import CoVer, CoVerSettings
 from openood_interneg.detectors.mcm import MCM, MCMSettings
 from openood_interneg.detectors.registry import get_method, list_methods
 from openood_interneg.evaluation.evaluate import Evaluation
-from openood_interneg.reproduce.error_types import text_logits
 from openood_interneg.reproduce.exhibits import make_exhibit
 from openood_interneg.reproduce.experiment import KINDS
 from openood_interneg.reproduce.experiment_files import load_experiment
@@ -84,7 +83,7 @@ def test_cover_scores_its_views_in_exhibits(world, taken):
     plain = MCM(MCMSettings()).fit(detector.space)
     own = id_set.features
     np.testing.assert_array_equal(
-        text_logits(detector, own)[0].numpy(), text_logits(plain, own[0])[0].numpy()
+        detector.text_logits(own)[0].numpy(), plain.text_logits(own[0])[0].numpy()
     )
 
 

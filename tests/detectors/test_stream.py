@@ -165,10 +165,10 @@ def test_batch_updates_depend_on_the_batches():
 def test_scores_fall_when_the_bank_grows(seed):
     model = detector()
     features = unit(20, seed)
-    before = model._score(model._logits(features)[0].logsumexp(1), model._logits(features)[1])
+    before = model.score(features).score
     model.bank.offer(unit(3, seed + 1), torch.rand(3), torch.arange(3))
     model._bank_changed()
-    after = model._score(model._logits(features)[0].logsumexp(1), model._logits(features)[1])
+    after = model.score(features).score
     assert bool((after < before).all())
 
 

@@ -251,7 +251,7 @@ def test_adaneg_brute_force(space, stream, options, sample_adaptive):
         close(score, expected)
         assert pred.tolist() == expected_pred
     used = int((slow.pointer > 1).sum())
-    assert len(fast._rows) == used
+    assert len(fast._memory) == used
     if settings.capacity > 1:
         assert used > 3  # the stream does fill memory, and does evict
         assert (slow.pointer == settings.capacity).sum() >= 2

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -18,12 +19,12 @@ def blocks(language: str) -> list[str]:
 
 
 @pytest.fixture
-def example(monkeypatch):
-    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))  # the row goes again
+def example():
     names = {"__name__": "margin"}
     code = "\n".join(blocks("python"))
-    exec(compile(code, str(PAGE), "exec", dont_inherit=True), names)
-    return names
+    with mock.patch.dict(registry.TABLE):  # the row goes again
+        exec(compile(code, str(PAGE), "exec", dont_inherit=True), names)
+        yield names
 
 
 def test_the_example_is_selectable_and_scores(example):
