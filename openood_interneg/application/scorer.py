@@ -85,7 +85,7 @@ class Scorer(FittedDetector):
         with self._lock if turn is None else self._turns.used(turn):
             detector = self._fitted()
             if turn is None:
-                return finite(detector.peek(features))
+                return finite(detector.score(features))
             self._may_watch(detector)
             size = self._encoder.batch_size
             batches = zip(features.split(size), ids.split(size), strict=True)
@@ -228,7 +228,7 @@ class Scorer(FittedDetector):
         features, _ = self._encoder.encode(sources)
         with self._lock:
             detector = self._fitted()
-            label, score = (column.tolist()[0] for column in detector.peek(features))
+            label, score = (column.tolist()[0] for column in detector.score(features))
             bank, ids = detector.bank.features.clone(), detector.bank.ids.tolist()
             gamma = self.gamma
         known = None if gamma is None else score >= gamma

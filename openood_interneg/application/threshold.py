@@ -64,7 +64,7 @@ class Threshold:
 
     def calibrate(self, detector: ProtectedInterNeg, rows: Tensor, tpr: float) -> float:
         """Sets gamma so that at least the share `tpr` of the rows (n, D) reaches it."""
-        gamma = _reached(finite(detector.peek(rows)).score, tpr)
+        gamma = _reached(finite(detector.score(rows)).score, tpr)
         every = max(len(rows) // GUARD_IMAGES, 1)
         self.gamma, self.tpr = gamma, float(tpr)
         self.guard = rows[::every][:GUARD_IMAGES].clone()
@@ -88,7 +88,7 @@ class Threshold:
             DetectorError: there are no calibration images.
         """
         guard = self._watched()
-        gamma = _reached(detector.peek(guard).score, self.tpr)
+        gamma = _reached(detector.score(guard).score, self.tpr)
         self.gamma = gamma
         detector.watch(guard, gamma)
         return gamma
@@ -102,7 +102,7 @@ class Threshold:
         guard = self._watched()
         if self._gamma is None:
             raise DetectorError("there are no calibration images; call calibrate first")
-        return float((detector.peek(guard).score < self._gamma).float().mean())
+        return float((detector.score(guard).score < self._gamma).float().mean())
 
     def _watched(self) -> Tensor:
         if self.guard is None:
