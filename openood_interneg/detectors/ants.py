@@ -23,7 +23,7 @@ from openood_interneg.detectors.method import Method
 from openood_interneg.detectors.scoring import group_order, grouped_score, logits
 from openood_interneg.negatives.text_space import TextSource, TextSpace
 from openood_interneg.negatives.words import normalize_text
-from openood_interneg.settings import SettingsError, NegativeSettings, setting
+from openood_interneg.settings import NegativeSettings, SettingsError, setting
 
 
 @dataclass(frozen=True)
