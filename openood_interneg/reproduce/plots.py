@@ -17,7 +17,7 @@ from openood_interneg.reproduce.style import (
     OOD_COLOUR,
     SKY,
     VERMILION,
-    line_styles,
+    styled,
 )
 
 if TYPE_CHECKING:
@@ -53,9 +53,7 @@ def roc_curves(ax: Axes, scores: Mapping[str, ScorePair], colours: Mapping[str, 
     """ROC with OOD as the positive class; label -> (ID scores, OOD scores)."""
     from sklearn.metrics import roc_curve
 
-    for (id_score, ood_score), style in zip(
-        scores.values(), line_styles(list(scores), colours), strict=True
-    ):
+    for (id_score, ood_score), style in styled(scores, colours):
         truth, score = _labelled(id_score, ood_score)
         fpr, tpr, _ = roc_curve(truth, -score)
         fpr, tpr = _thinned(fpr, tpr)
@@ -73,9 +71,7 @@ def precision_recall_curves(
     """Precision over recall with OOD as the positive class."""
     from sklearn.metrics import precision_recall_curve
 
-    for (id_score, ood_score), style in zip(
-        scores.values(), line_styles(list(scores), colours), strict=True
-    ):
+    for (id_score, ood_score), style in styled(scores, colours):
         truth, score = _labelled(id_score, ood_score)
         precision, recall, _ = precision_recall_curve(truth, -score)
         recall, precision = _thinned(recall, precision)
@@ -92,7 +88,7 @@ def error_rate_curves(
     colours: Mapping[str, str],
 ) -> Axes:
     """ID error rate over the threshold gamma, one line per method."""
-    for values, style in zip(rates.values(), line_styles(list(rates), colours), strict=True):
+    for values, style in styled(rates, colours):
         ax.plot(gammas, values, markevery=6, **style)
     ax.set_xlabel("threshold γ")
     ax.set_ylabel("ID error rate (%)")
@@ -107,7 +103,7 @@ def sweep_line(
     default: float | None = None,
 ) -> Axes:
     """A figure over a setting, one line per label; the default is marked."""
-    for values, style in zip(lines.values(), line_styles(list(lines), colours), strict=True):
+    for values, style in styled(lines, colours):
         ax.plot(x, values, **style)
     if default is not None:
         ax.axvline(default, color=GREY, linewidth=0.8, linestyle=":")
@@ -121,7 +117,7 @@ def category_lines(
     colours: Mapping[str, str],
 ) -> Axes:
     """Lines over named points, such as ratios."""
-    for values, style in zip(lines.values(), line_styles(list(lines), colours), strict=True):
+    for values, style in styled(lines, colours):
         ax.plot(range(len(names)), values, **style)
     ax.set_xticks(range(len(names)), names, rotation=30)
     return ax
@@ -184,7 +180,7 @@ def bank_growth(
 ) -> Axes:
     """Entries of the bank over the images seen, one line per OOD set."""
     colours = {name: CYCLE[i % len(CYCLE)] for i, name in enumerate(banks)}
-    for (name, sizes), style in zip(banks.items(), line_styles(list(banks), colours), strict=True):
+    for (name, sizes), (_, style) in zip(banks.items(), styled(banks, colours), strict=True):
         ax.plot([0, *seen[name]], [0, *sizes], markevery=0.2, **style)
     ax.set_xlabel("images seen")
     ax.set_ylabel("entries of the bank")

@@ -11,13 +11,15 @@ import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+T = TypeVar("T")
 
 ORANGE, SKY, GREEN, BLUE = "#E69F00", "#56B4E9", "#009E73", "#0072B2"
 VERMILION, PURPLE = "#D55E00", "#CC79A7"  # of the eight, yellow is too faint on white
@@ -72,6 +74,13 @@ def line_styles(labels: Sequence[str], colours: Mapping[str, str]) -> list[dict[
             }
         )
     return out
+
+
+def styled(
+    lines: Mapping[str, T], colours: Mapping[str, str]
+) -> Iterator[tuple[T, dict[str, Any]]]:
+    """What each line of an axis shows, with its style; label -> what it shows."""
+    return zip(lines.values(), line_styles(list(lines), colours), strict=True)
 
 
 _STYLE: dict[str, Any] = {

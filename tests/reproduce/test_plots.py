@@ -20,8 +20,8 @@ def test_plots_return_their_axis_and_leave_no_style():
         assert plots.precision_recall_curves(axes[1][0], by, colours) is axes[1][0]
         plots.sweep_line(axes[1][1], [1, 2], {"MCM": [1, 2]}, colours, default=1)
         assert style.as_svg(figure, "x") == style.as_svg(figure, "x")
-    after = {k: v for k, v in matplotlib.rcParams.items() if k != "backend"}
-    assert after == {k: v for k, v in before.items() if k != "backend"}
+    after = {k: v for k, v in matplotlib.rcParams.items() if not k.startswith("backend")}
+    assert after == {k: v for k, v in before.items() if not k.startswith("backend")}
     assert style.method_colour("interneg") == style.method_colour("interneg")
     styles = style.line_styles(
         list("abcdefgh"), dict.fromkeys("abcd", "x") | dict.fromkeys("efgh", "y")
