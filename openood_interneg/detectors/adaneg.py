@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from openood_interneg.detectors.adaneg_memory import LabelMemory
-from openood_interneg.detectors.base import Detector, DetectorError, Scores
+from openood_interneg.detectors.base import Detector, DetectorError, Scores, need_entries
 from openood_interneg.detectors.method import Method
 from openood_interneg.detectors.scoring import group_order, grouped_score, logits
 from openood_interneg.negatives.text_space import TextSpace
@@ -155,9 +155,7 @@ class AdaNeg(Detector[AdaNegSettings]):
         Raises:
             DetectorError: entries missing, or a memory of another size.
         """
-        for name in ("labels", "memory", "entropy", "window"):
-            if name not in state:
-                raise DetectorError(f"the stored state lacks '{name}'")
+        need_entries(state, ("labels", "memory", "entropy", "window"))
         labels, memory = state["labels"].tolist(), state["memory"].to(self._texts)
         if memory.shape != (len(labels), self.settings.capacity, self._texts.shape[1]):
             raise DetectorError(

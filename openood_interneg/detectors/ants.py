@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from openood_interneg.detectors.base import Detector, DetectorError, Scores
+from openood_interneg.detectors.base import Detector, DetectorError, Scores, need_entries
 from openood_interneg.detectors.caption_files import (
     NOT_GIVEN,
     caption_places,
@@ -129,9 +129,7 @@ class ANTS(Detector[ANTSSettings]):
             DetectorError: entries missing, or rows that this space does not have.
         """
         self.reset()
-        lacking = [name for name in self.state_dict() if name not in state]
-        if lacking:
-            raise DetectorError(f"the stored state lacks '{lacking[0]}'")
+        need_entries(state, self.state_dict())
         if len(state["counts"]) != len(self.space.labels) or (
             len(state["far_rows"]) and int(state["far_rows"].max()) >= len(self._pool)
         ):

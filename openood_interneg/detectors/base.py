@@ -6,7 +6,7 @@ image features in stream order. Scores are high for ID and low for OOD, in every
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import torch
@@ -29,6 +29,17 @@ class Scores(NamedTuple):
 
     pred: Tensor
     score: Tensor
+
+
+def need_entries(state: Mapping[str, Tensor], names: Iterable[str]) -> None:
+    """Checks that a stored state is whole.
+
+    Raises:
+        DetectorError: naming the first entry that it lacks.
+    """
+    for name in names:
+        if name not in state:
+            raise DetectorError(f"the stored state lacks '{name}'")
 
 
 class Detector(Generic[S]):

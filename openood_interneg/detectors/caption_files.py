@@ -36,7 +36,8 @@ def read_captions(path: str, what: str = "captions") -> dict[str, tuple[str, ...
     """Texts per image (or per class) from a file in either form of the module's text.
 
     Args:
-        path: the file; "none" stands for none given. what: the setting, named in errors.
+        path: the file; "none" stands for none given.
+        what: the setting, named in errors.
 
     Raises:
         SettingsError: no file given, or a line of neither form.

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from openood_interneg.detectors.base import Detector, DetectorError, Scores
+from openood_interneg.detectors.base import Detector, DetectorError, Scores, need_entries
 from openood_interneg.detectors.method import Method
 from openood_interneg.detectors.scoring import id_mass, logits
 from openood_interneg.negatives.text_space import TextSource, TextSpace
@@ -91,7 +91,9 @@ def activation_aware_score(id_logits: Tensor, activated: Tensor, gamma: int) -> 
     gives every log Z_k.
 
     Args:
-        id_logits: (B, C). activated: (B, beta) logits, the most activated text first.
+        id_logits: (B, C).
+        activated: (B, beta) logits, the most activated text first.
+        gamma: step of the prefixes.
 
     Returns:
         (B,)
@@ -211,9 +213,7 @@ class TANL(Detector[TANLSettings]):
         Raises:
             DetectorError: entries missing, or queues over another number of texts.
         """
-        for name in ("id", "ood", "scores"):
-            if name not in state:
-                raise DetectorError(f"the stored state lacks '{name}'")
+        need_entries(state, ("id", "ood", "scores"))
         texts = len(self.space.negatives)
         for name in ("id", "ood"):
             rows = state[name]

@@ -12,6 +12,7 @@ from openood_interneg.detectors.adaneg import METHOD as ADANEG
 from openood_interneg.detectors.adaneg import AdaNeg, AdaNegSettings
 from openood_interneg.detectors.base import DetectorError
 from openood_interneg.detectors.cover import METHOD as COVER
+from openood_interneg.detectors.mcm import MCM
 from openood_interneg.detectors.registry import get_method
 from openood_interneg.detectors.tanl import METHOD as TANL_METHOD
 from openood_interneg.detectors.tanl import (
@@ -92,3 +93,22 @@ def test_yaml(name):
     # OpenOOD casts command-line values to the type in the file: a float needs its dot there.
     plain = as_mapping(method.make_settings())
     assert all(type(args[key]) is type(plain[key]) for key in args)
+
+
+@pytest.mark.parametrize("make", [AdaNeg, TANL, MCM])
+def test_score_says_what_step_would_and_learns_nothing(space, stream, make):
+    detector = make().fit(space)
+    detector.step(stream[:20])
+    before = {name: value.clone() for name, value in detector.state_dict().items()}
+    said = detector.score(stream[20:40])
+    for name, value in detector.state_dict().items():
+        assert torch.equal(value, before[name])
+    assert torch.equal(detector.step(stream[20:40]).score, said.score)
+
+
+def test_a_detector_has_its_space_from_fit_on(space):
+    detector = MCM()
+    with pytest.raises(DetectorError, match="MCM was not fitted; call fit"):
+        _ = detector.space
+    assert detector.fit(space).space is space and detector.fitted
+    assert detector.negative_logits(space.labels).shape == (6, 31)
