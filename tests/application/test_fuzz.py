@@ -32,6 +32,8 @@ from openood_interneg.settings import (
     from_mapping,
 )
 
+pytestmark = pytest.mark.slow
+
 MORE = int(os.environ.get("INTERNEG_FUZZ", "1"))  # times as many examples
 anyhow = dict(deadline=None, suppress_health_check=list(HealthCheck))
 quick = settings(max_examples=150 * MORE, **anyhow)

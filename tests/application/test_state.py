@@ -14,6 +14,8 @@ from openood_interneg.cli.score_input import open_input
 from openood_interneg.detectors.base import DetectorError
 from openood_interneg.settings import SettingsError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def listed(tmp_path_factory) -> Path:

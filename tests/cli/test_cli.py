@@ -14,6 +14,8 @@ from openood_interneg.cli import main
 from openood_interneg.demo.benchmark import write_benchmark
 from openood_interneg.evaluation.metrics import METRICS
 
+pytestmark = pytest.mark.slow
+
 KEYS = ["benchmark", "backbone", "method", "protocol", "seed", "dataset", *METRICS]
 
 

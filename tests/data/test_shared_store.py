@@ -14,6 +14,8 @@ from openood_interneg.data.shared_store import DistContext, SharedStore
 from openood_interneg.data.store import Store, read_tensors
 from openood_interneg.demo.benchmark import write_benchmark
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

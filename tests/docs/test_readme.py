@@ -26,6 +26,7 @@ def test_links_lead_to_files():
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+@pytest.mark.slow
 def test_the_application_example_runs(tmp_path):
     section = README.split("## In an application", 1)[1]
     code = re.search(r"```python\n(.*?)```", section, flags=re.DOTALL).group(1)

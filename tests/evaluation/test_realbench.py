@@ -12,6 +12,8 @@ from openood_interneg.evaluation.evaluate import Evaluation
 from openood_interneg.evaluation.results import summary
 from openood_interneg.vlm.factory import load_backbone
 
+pytestmark = pytest.mark.slow
+
 METHODS = {
     "neglabel_intra_negatives": "neglabel",
     "interneg_negatives_only": "interneg_negatives_only",

@@ -18,6 +18,8 @@ from openood_interneg.reproduce.run import Reproduction
 from openood_interneg.reproduce.tables import build_table
 from openood_interneg.vlm.factory import load_backbone
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"NegLabel", "CSP"}
 
 
