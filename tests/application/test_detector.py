@@ -79,6 +79,7 @@ def test_wrong_use_is_refused(call, error, message):
         call()
 
 
+@pytest.mark.slow
 def test_protections_off_are_the_paper_and_on_they_hold():
     once = [stream_files()[0]] * 30
     detector = fitted(protections=ProtectionSettings())

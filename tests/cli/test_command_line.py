@@ -222,6 +222,7 @@ def run_shell(script, **environment):
     )
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_in_a_message():
     command = f"{sys.executable} -m openood_interneg.cli methods"
     done = run_shell(f"{command} > /dev/full")
@@ -229,6 +230,7 @@ def test_a_full_disk_ends_in_a_message():
     assert "No space left on device" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_ends_without_a_word():
     command = f"{sys.executable} -m openood_interneg.cli methods"
     done = run_shell(f"{command} | true; exit ${{PIPESTATUS[0]}}")

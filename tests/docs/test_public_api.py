@@ -90,6 +90,7 @@ def assert_public(module: str, name: str, page: Path) -> None:
     assert listed, f"{page.name} imports {name} from {module}"
 
 
+@pytest.mark.slow
 def test_a_type_checker_sees_real_types(tmp_path):
     pytest.importorskip("mypy")
     (tmp_path / "right.py").write_text(RIGHT)

@@ -12,6 +12,8 @@ from openood_interneg.reproduce.experiment_files import load_experiment
 from openood_interneg.reproduce.run import Reproduction
 from openood_interneg.reproduce.write import write_report, write_result
 
+pytestmark = pytest.mark.slow
+
 NAME = "table2"
 
 

@@ -82,6 +82,7 @@ def test_tables_show_the_convention_even_where_nothing_was_run(tmp_path):
     assert rows["InterNeg", "AUROC"] == ""
 
 
+@pytest.mark.slow
 def test_differences_use_the_published_convention(everything):
     _, _, results = everything
     table = build_table(load_experiment("table1"), results["table1"])

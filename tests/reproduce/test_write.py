@@ -18,6 +18,7 @@ CHROMIUM = next(
 )
 
 
+@pytest.mark.slow
 def test_a_report_is_the_same_bytes_twice(everything, tmp_path):
     out, _, _ = everything
     copies = [tmp_path / name for name in ("one", "two")]
@@ -36,6 +37,7 @@ def test_a_report_is_the_same_bytes_twice(everything, tmp_path):
             assert (copies[0] / name).read_bytes() == (out / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_the_page_is_self_contained_and_its_links_lead_somewhere(everything):
     out, _, _ = everything
     page = (out / "report.html").read_text(encoding="utf-8")
@@ -57,6 +59,7 @@ def test_the_page_is_self_contained_and_its_links_lead_somewhere(everything):
     assert "| InterNeg |" in (out / "report.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 @pytest.mark.parametrize("width", [390, 1200])
 def test_a_browser_shows_every_figure(everything, tmp_path, width):
@@ -92,6 +95,7 @@ def test_a_browser_shows_every_figure(everything, tmp_path, width):
     assert not any(found[k] for k in ("broken", "flat", "dead")) and found["wide"] <= 0, found
 
 
+@pytest.mark.slow
 def test_compare_says_what_differs(everything, tmp_path):
     out, _, _ = everything
     a = json.loads((out / "experiments" / "table3.json").read_text())
