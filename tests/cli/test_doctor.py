@@ -40,6 +40,7 @@ def doctor(own, capsys, *args):
     return end.value.code or 0, " ".join(capsys.readouterr().out.replace("│", " ").split())
 
 
+@pytest.mark.slow
 def test_a_truncated_image_is_named_and_the_set_not_called_complete(own, capsys):
     code, text = doctor(own, capsys)
     assert code == 0 and "complete: 2 classes; mine (train) (1), mine (1), sketch (1)" in text

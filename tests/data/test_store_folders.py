@@ -143,6 +143,7 @@ def run_python(code: str, folder: Path, **options) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", code], env=environment, **options)
 
 
+@pytest.mark.slow
 def test_a_temporary_store_of_a_killed_process_is_swept_and_a_live_one_stays(tmp_path, monkeypatch):
     code = textwrap.dedent("""
         import sys, time
@@ -170,6 +171,7 @@ def test_a_temporary_store_of_a_killed_process_is_swept_and_a_live_one_stays(tmp
             process.stdout.close()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signal")
 def test_a_terminated_command_leaves_no_temporary_store(tmp_path):
     code = textwrap.dedent("""

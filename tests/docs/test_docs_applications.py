@@ -4,6 +4,8 @@ import dataclasses
 import re
 from pathlib import Path
 
+import pytest
+
 from openood_interneg.application.detector import InterNegDetector
 from openood_interneg.detectors.protections import ProtectionSettings
 
@@ -11,6 +13,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "applications.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_example_runs(tmp_path, monkeypatch, capsys):
     (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.S)
     assert len(code.splitlines()) < 30

@@ -22,6 +22,7 @@ def blocks(section: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", section, flags=re.DOTALL)
 
 
+@pytest.mark.slow
 @needs_openood
 def test_snippets(section, tmp_path):
     import openood
