@@ -35,6 +35,8 @@ class TextSpace:
         base: (C,) base cosines b_i (Eq. 8), or None.
         image_base: (C,) mean cosine of a class's ID images with its proxy: the intra-modal
             counterpart of `base`; or None.
+        shots: (n, D) unit image features of the ID images that the proxies are made of, or None.
+        shot_labels: (n,) int64, their classes, or None.
         negative_words: M words, or empty.
         class_names: C names, or empty.
         extra: what single methods need besides (documented by them), by name.
@@ -46,12 +48,14 @@ class TextSpace:
     proxies: Tensor | None = None
     base: Tensor | None = None
     image_base: Tensor | None = None
+    shots: Tensor | None = None
+    shot_labels: Tensor | None = None
     negative_words: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
     extra: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("labels", "negatives", "proxies", "base", "image_base"):
+        for name in ("labels", "negatives", "proxies", "base", "image_base", "shots"):
             tensor = getattr(self, name)
             if tensor is not None and not bool(torch.isfinite(tensor).all()):
                 raise TextSpaceError(f"the text space's {name} contain NaN or infinity")
@@ -79,6 +83,8 @@ class TextSpace:
             proxies=move(self.proxies),
             base=move(self.base),
             image_base=move(self.image_base),
+            shots=move(self.shots),
+            shot_labels=move(self.shot_labels),
             extra={name: tensor.to(device) for name, tensor in self.extra.items()},
         )
 

@@ -48,10 +48,24 @@ def pseudo_prompts(
     Raises:
         TextTowerError: a row without exactly T consecutive placeholders.
     """
-    tokens = tokens.to(tower.device)
+    return prompts_at(tower, tokens, num_tokens, placeholder_start(tokens, num_tokens, placeholder))
+
+
+def prompts_at(
+    tower: CausalTextTower | FullLengthTextTower, tokens: Tensor, num_tokens: int, start: Tensor
+) -> PseudoPrompts | FullLengthPseudoPrompts:
+    """`pseudo_prompts` where it is known what to replace.
+
+    Args:
+        tower: the text tower.
+        tokens: (n, context) int64 prompts.
+        num_tokens: T, tokens replaced per prompt.
+        start: (n,) int64, place of the first of them.
+    """
+    tokens, start = tokens.to(tower.device), start.to(tower.device)
     if isinstance(tower, CausalTextTower):
-        return PseudoPrompts(tower, tokens, num_tokens, placeholder)
-    return FullLengthPseudoPrompts(tower, tokens, num_tokens, placeholder)
+        return PseudoPrompts(tower, tokens, num_tokens, start)
+    return FullLengthPseudoPrompts(tower, tokens, num_tokens, start)
 
 
 class PseudoPrompts:
@@ -64,11 +78,10 @@ class PseudoPrompts:
     makes of the rest of the prompt. The weights are read once per call, whatever the lengths.
     """
 
-    def __init__(self, tower: CausalTextTower, tokens: Tensor, num_tokens: int, placeholder: int):
+    def __init__(self, tower: CausalTextTower, tokens: Tensor, num_tokens: int, start: Tensor):
         self.tower = tower
         self.num_tokens = num_tokens
         self.width = tower.width
-        start = placeholder_start(tokens, num_tokens, placeholder)  # (n,)
         eot = tower.eot(tokens) - start
         self.length = (eot + 1).cpu()  # layouts are planned on the CPU: no waiting for a GPU
         self.start = start.cpu()
@@ -158,12 +171,10 @@ class PseudoPrompts:
 class FullLengthPseudoPrompts:
     """`PseudoPrompts` without shortcuts: the embedding layer's output is overwritten."""
 
-    def __init__(
-        self, tower: FullLengthTextTower, tokens: Tensor, num_tokens: int, placeholder: int
-    ):
+    def __init__(self, tower: FullLengthTextTower, tokens: Tensor, num_tokens: int, start: Tensor):
         self.tower, self.tokens, self.num_tokens = tower, tokens, num_tokens
         self.width = tower.width
-        self.start = placeholder_start(tokens, num_tokens, placeholder)
+        self.start = start
 
     @property
     def bytes_per_image(self) -> int:

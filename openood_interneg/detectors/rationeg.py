@@ -1,0 +1,262 @@
+"""RatioNeg: two like-for-like likelihood ratios, text against text and image against image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from openood_interneg.detectors.base import Detector, DetectorError, Scores
+from openood_interneg.detectors.excess import ExcessDensity
+from openood_interneg.detectors.image_memory import ImageMemory
+from openood_interneg.detectors.scoring import logits
+from openood_interneg.negatives.inversion import Inverter
+from openood_interneg.negatives.text_space import TextSpace
+from openood_interneg.settings import NegativeSettings, setting
+
+CONCENTRATIONS = np.geomspace(2.0, 200.0, 47)
+LEAST_WEIGHT = 0.01  # an image that is less likely OOD is not remembered
+
+
+@dataclass(frozen=True)
+class RatioNegSettings(NegativeSettings):
+    """Settings of RatioNeg; one default for every benchmark."""
+
+    num_negatives: int = setting(70_000, "M, negative texts kept: all that pass", low=0)
+    tau: float = setting(1.0, "temperature: logits are logit_scale * cosine / tau", low=1e-6)
+    memory: Literal["image", "inverted"] = setting(
+        "image", "what the memory and the shots are compared by: image features, or inversions"
+    )
+    memory_capacity: int = setting(500, "K, images remembered", low=1, high=1_000_000)
+    prior_weight: float = setting(10.0, "n0, weight of the ID density in the memory's", low=1e-6)
+    shots_per_class: int = setting(
+        16, "ID images of each class that p_ID and the p-values are taken from", low=2
+    )
+    update: Literal["batch", "sample"] = setting(
+        "batch", "score a batch's images again with its memory, or causally, image by image"
+    )
+    refresh: bool = setting(False, "rows that explain new images are refreshed, others fade")
+    band: bool = setting(False, "count only the excess of p-values beyond a DKW band")
+
+
+# ---- pure functions ------------------------------------------------------------------------
+
+
+def text_ratio(id_logits: Tensor, negative_logits: Tensor) -> Tensor:
+    """a(h): largest ID logit minus the log-sum over labels and negatives.
+
+    Args:
+        id_logits: (B, C). negative_logits: (B, M), M may be 0.
+
+    Returns:
+        (B,), at most 0: the log of the joint softmax of the best label.
+    """
+    joint = torch.logaddexp(id_logits.logsumexp(dim=1), negative_logits.logsumexp(dim=1))
+    return id_logits.amax(dim=1) - joint
+
+
+def leave_one_out_concentration(cosine: Tensor, classes: Tensor) -> float:
+    """k at which the shots classify one another best, each left out.
+
+    Args:
+        cosine: (n, n) cosines of the shots with one another. classes: (n,) int64.
+
+    Returns:
+        The one of `CONCENTRATIONS` with the largest mean log posterior of the shots' own classes
+        under kernel sums per class.
+    """
+    off = ~torch.eye(len(cosine), dtype=torch.bool, device=cosine.device)
+    member = torch.nn.functional.one_hot(classes).to(torch.float64)
+    own = classes[:, None]
+    best, found = -math.inf, float(CONCENTRATIONS[0])
+    for k in CONCENTRATIONS.tolist():
+        mass = (torch.exp(k * (cosine.double() - 1)) * off) @ member  # (n, C)
+        fit = float((mass.gather(1, own)[:, 0].log() - mass.sum(dim=1).log()).mean())
+        if fit > best:
+            best, found = fit, k
+    return found
+
+
+class ScoresWithP(Scores):
+    """`Scores`, unpacked as such, with the images' p-values.
+
+    Attributes:
+        p: (B,) float32 in (0, 1], the share of ID images that score as low.
+    """
+
+    p: Tensor
+
+    def __new__(cls, pred: Tensor, score: Tensor, p: Tensor) -> ScoresWithP:
+        made = super().__new__(cls, pred, score)
+        made.p = p
+        return made
+
+
+class RatioNeg(Detector[RatioNegSettings]):
+    r"""A product of two likelihood ratios, neither of which carries the modality gap.
+
+    .. math::
+        a(h) &= \max_i s \cos(h, e_i) - \log\Bigl(\sum_i e^{s \cos(h, e_i)}
+                + \sum_j e^{s \cos(h, n_j)}\Bigr) \\
+        r(h) &= \log p_{ID}(h) - \log p_{mem}(h), \quad
+        p_{mem}(h) = \frac{n_0 p_{ID}(h) + \sum_m w_m e^{k \cos(h, m)}}{n_0 + \sum_m w_m} \\
+        S(h) &= \frac{a(h) + r(h) - \operatorname{mean}_{shots}}{\operatorname{std}_{shots}}
+
+    p_ID is the mean kernel of the shots (the ID images that the image proxies are made of, each
+    left out of its own density). The p-value of an image is its rank among the shots' scores, so
+    a threshold on it keeps its false alarms as the memory grows. An image is remembered with the
+    weight w = max(0, 1 - 1/f(p)), f being the density of the stream's p-values
+    (`excess.ExcessDensity`): the local false-discovery rate.
+
+    With `update: batch` a batch's images are scored again with the memory after it, each without
+    its own row; `update: sample` is causal: an image depends on earlier ones only.
+
+    Cosines are float32 products on the space's device; kernels, sums and logarithms are float64 on
+    the CPU, where the sequential part runs.
+
+    Args:
+        settings: hyper-parameters.
+        inverter: (h, ids) -> unit rows; needed for `memory: inverted` alone.
+
+    Source: this package; no publication.
+    """
+
+    Settings = RatioNegSettings
+
+    def __init__(self, settings: RatioNegSettings | None = None, inverter: Inverter | None = None):
+        super().__init__(settings)
+        self.inverter = inverter
+
+    # ---- fitting and memory --------------------------------------------------------------
+
+    def _fit(self, space: TextSpace) -> None:
+        settings = self.settings
+        if space.shots is None or space.shot_labels is None:
+            raise DetectorError("RatioNeg compares images with ID images; give some of each class")
+        images, classes = first_of_each_class(
+            space.shots, space.shot_labels, settings.shots_per_class
+        )
+        rows = images
+        if settings.memory == "inverted":
+            rows = self._inverted(images, torch.arange(len(images), dtype=torch.int64))
+        count = len(images)
+        if count < 2:
+            raise DetectorError("RatioNeg needs at least two ID images")
+        cosine = images @ rows.t()
+        self.concentration = leave_one_out_concentration(cosine, classes)
+        self._images, self._shots = images, rows
+        self.excess = ExcessDensity(
+            settings.prior_weight, settings.memory_capacity, count, band=settings.band
+        )
+        self.memory = ImageMemory(
+            settings.memory_capacity, images, self.concentration, refresh=settings.refresh
+        )
+        kernel = self.memory.kernel(images, rows)
+        np.fill_diagonal(kernel, 0)
+        self._density = kernel.sum(axis=1) / (count - 1)  # p_ID of the shots
+        self._static = self._text_ratio(images)[0] + np.log(self._density)
+
+    def reset(self) -> None:
+        """Empties the memory and forgets the stream's p-values."""
+        self.memory.reset()
+        self.excess.reset()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The memory and the histogram of p-values."""
+        parts = (("memory", self.memory), ("excess", self.excess))
+        return {f"{name}.{k}": v for name, part in parts for k, v in part.state_dict().items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continues a stream.
+
+        Raises:
+            DetectorError: ids missing, or values that do not fit this detector.
+        """
+        try:
+            for name, part in (("memory", self.memory), ("excess", self.excess)):
+                start = f"{name}."
+                part.load_state_dict(
+                    {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
+                )
+        except KeyError as error:
+            raise DetectorError(f"the stored state lacks {error}") from None
+        except ValueError as error:
+            raise DetectorError(str(error)) from None
+
+    def _inverted(self, features: Tensor, ids: Tensor) -> Tensor:
+        if self.inverter is None:
+            raise DetectorError("memory 'inverted' needs an inverter; or set memory: image")
+        return self.inverter(features, ids)
+
+    # ---- scoring -------------------------------------------------------------------------
+
+    def _text_ratio(self, features: Tensor) -> tuple[np.ndarray, Tensor]:
+        """a(h) as (B,) float64, and the predicted classes (B,)."""
+        space, tau = self.space, self.settings.tau
+        own = logits(features, space.labels, space.logit_scale, tau)
+        negative = logits(features, space.negatives, space.logit_scale, tau)
+        return text_ratio(own, negative).double().cpu().numpy(), own.argmax(dim=1)
+
+    def _ratio(
+        self, density: np.ndarray, evidence: np.ndarray | float, mass: np.ndarray | float
+    ) -> np.ndarray:
+        """log of p_mem from p_ID, the memory's weighted kernel sums and its total weight."""
+        prior = self.settings.prior_weight
+        return np.log((prior * density + evidence) / (prior + mass))
+
+    def _null(self) -> tuple[np.ndarray, float, float]:
+        """The shots' scores with the memory as it is: sorted (n,), their mean and deviation."""
+        memory = self.memory
+        scores = self._static - self._ratio(self._density, memory.shot_evidence, memory.mass)
+        return np.sort(scores), float(scores.mean()), max(float(scores.std()), 1e-12)
+
+    def _step(self, features: Tensor, ids: Tensor) -> ScoresWithP:
+        settings, memory = self.settings, self.memory
+        text, pred = self._text_ratio(features)
+        rows = features
+        if settings.memory == "inverted":
+            rows = self._inverted(features, ids)
+        own = memory.kernel(features, self._shots)  # (B, n)
+        density = own.mean(axis=1)
+        fixed = text + np.log(density)
+        shots_of_rows = own if rows is features else memory.kernel(rows, self._images)
+        batch = memory.batch(features, rows, shots_of_rows, ids)
+        score, p = np.empty(len(features)), np.empty(len(features))
+        null = self._null()
+        for i in range(len(features)):
+            raw = fixed[i] - self._ratio(density[i], batch.evidence(i), memory.mass)
+            null_scores, mean, deviation = null
+            score[i] = (raw - mean) / deviation
+            below = np.searchsorted(null_scores, raw, side="right")
+            p[i] = (1 + below) / (len(null_scores) + 1)
+            weight = self.excess.weight(p[i])
+            changed = batch.fade()
+            if weight > LEAST_WEIGHT:
+                batch.remember(i, weight, settings.prior_weight * density[i])
+                changed = True
+            if self.excess.just_fitted:
+                changed |= batch.settle()
+            if changed:
+                null = self._null()
+        if settings.update == "batch":
+            evidence, mass = batch.evidence_of_others()
+            raw = fixed - self._ratio(density, evidence, mass)
+            score = (raw - null[1]) / null[2]
+        batch.close()
+        score_, p_ = (torch.from_numpy(x).float().to(features.device) for x in (score, p))
+        return ScoresWithP(pred, score_, p_)
+
+
+def first_of_each_class(rows: Tensor, classes: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """At most `count` rows of each class, the first ones, in their order."""
+    place = torch.zeros_like(classes)
+    for label in classes.unique().tolist():
+        here = classes == label
+        place[here] = torch.arange(int(here.sum()), device=classes.device)
+    keep = place < count
+    return rows[keep], classes[keep]

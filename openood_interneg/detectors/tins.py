@@ -1,0 +1,94 @@
+"""TINS (Yang et al., 2026): InterNeg with inversions kept away from the image proxies."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from openood_interneg.detectors.base import DetectorError
+from openood_interneg.detectors.interneg import InterNeg
+from openood_interneg.negatives.inversion import Inverter
+from openood_interneg.negatives.overflow_bank import OverflowBank
+from openood_interneg.negatives.text_space import TextSpace
+from openood_interneg.settings import InterNegSettings, setting
+
+
+@dataclass(frozen=True)
+class TINSSettings(InterNegSettings):
+    """Settings of TINS."""
+
+    groups: int = setting(5, "G, groups over which the score is averaged", low=1)
+    beta: float = setting(0.3, "an image that scores below is high-confidence OOD", low=0, high=1)
+    steps: int = setting(30, "S, optimisation steps of an inversion", low=1)
+    repulsion: float = setting(
+        0.3, "lambda, how strongly inversions are kept from the image proxies", low=0.0
+    )
+    word_template: str = setting(
+        "a photo of a {}.", "prompt of the mined words from which inversions start"
+    )
+    buffer_capacity: int = setting(
+        2000, "B, overflow of the bank that is kept until it is mixed in; 0 drops it", low=0
+    )
+
+
+def shifted_target(features: Tensor, proxies: Tensor, repulsion: float) -> Tensor:
+    """h - lambda p_bar, what TINS inverts instead of h.
+
+    For a unit e, (1 - e.h) + lambda mean_i (1 + e.p_i) = (1 + lambda) - e.(h - lambda p_bar), with
+    p_bar the mean of the proxies, not normalised.
+
+    Args:
+        features: (B, D) unit rows. proxies: (C, D) unit rows. repulsion: lambda.
+
+    Returns:
+        (B, D), not unit rows.
+    """
+    return features - repulsion * proxies.mean(dim=0)
+
+
+class TINS(InterNeg):
+    r"""InterNeg's stream with a size-normalised score and regularised inversions.
+
+    .. math:: S(h) = \frac{1}{G} \sum_g \sigma\Bigl(\log \sum_i e^{s \cos(h, e_i)}
+        - \log \frac{C}{n_g} \sum_{j \in g} e^{s \cos(h, e_j^-)}\Bigr)
+
+    Group g has n_g negatives, C is the number of labels: negatives count by their mean, so the
+    gate means the same however many there are. An image is inverted towards h - lambda p_bar,
+    from the mined word that is nearest to that; what no longer fits into the bank waits in a
+    buffer (`OverflowBank`).
+
+    Args:
+        settings: hyper-parameters.
+        inverter: (h, ids) -> unit rows; `negatives.word_inversion` makes TINS's.
+
+    Source: arXiv 2605.10756 and its code.
+    """
+
+    Settings = TINSSettings
+    settings: TINSSettings
+
+    def __init__(self, settings: TINSSettings | None = None, inverter: Inverter | None = None):
+        super().__init__(settings or TINSSettings(), inverter)
+
+    def _fit(self, space: TextSpace) -> None:
+        if self.settings.update == "sample" and self.settings.buffer_capacity:
+            raise DetectorError(
+                "TINS updates its bank per batch; set update: batch, or buffer_capacity: 0"
+            )
+        super()._fit(space)
+        self.bank = OverflowBank(
+            self.bank.capacity,
+            space.labels.shape[1],
+            self.settings.buffer_capacity,
+            self.settings.seed,
+            space.device,
+        )
+
+    def _score(self, id_lse: Tensor, negative_logits: Tensor) -> Tensor:
+        size = negative_logits.shape[1] // self.settings.groups
+        if size == 0:
+            return torch.ones_like(id_lse)
+        return super()._score(id_lse + math.log(size / len(self.space.labels)), negative_logits)
