@@ -163,6 +163,7 @@ def test_two_classes_never_get_the_images_of_one_folder(tmp_path):
         plain().fit(["sea_lion", "sea lion"], tmp_path)
 
 
+@pytest.mark.slow
 def test_the_state_never_overwrites_the_lines(run, tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "one")
     code, _, _, err = run(
@@ -171,6 +172,7 @@ def test_the_state_never_overwrites_the_lines(run, tmp_path):
     assert code == 1 and "are one file" in err and not (tmp_path / "one").exists()
 
 
+@pytest.mark.slow
 def test_another_tpr_than_the_states_is_refused(run, tmp_path):
     state, images = tmp_path / "s.safetensors", tmp_path / "one.txt"
     images.write_text(str(stream_files()[0]))

@@ -10,6 +10,7 @@ from openood_interneg.application.detector import InterNegDetector
 from openood_interneg.application.state import StateError, claimed, sweep
 
 
+@pytest.mark.slow
 def test_a_second_run_on_one_state_is_refused_and_changes_nothing(run, tmp_path):
     out, state = tmp_path / "out.jsonl", tmp_path / "state.safetensors"
     images = tmp_path / "one.txt"

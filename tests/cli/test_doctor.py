@@ -53,6 +53,7 @@ def test_a_truncated_image_is_named_and_the_set_not_called_complete(own, capsys)
         path.write_bytes(whole)
 
 
+@pytest.mark.slow
 def test_quick_looks_for_all_files_and_says_that_it_did_no_more(own, capsys):
     code, text = doctor(own, capsys, "--quick")
     assert code == 0 and "looked for, not read" in text

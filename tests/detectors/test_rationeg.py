@@ -111,14 +111,11 @@ def slow_density(counts: np.ndarray) -> np.ndarray:
     """Grenander's estimate as the steepest chord from each bin's left end, by definition."""
     below = np.concatenate([[0.0], np.cumsum(counts) / counts.sum()])
     size = len(counts)
-    majorant = np.empty(size + 1)
-    for t in range(size + 1):
-        chords = [
-            below[a] + (below[b] - below[a]) * (t - a) / (b - a) if b > a else below[a]
-            for a in range(t + 1)
-            for b in range(t, size + 1)
-        ]
-        majorant[t] = max(chords)
+    majorant = below.copy()
+    for t in range(1, size):
+        left, right = np.arange(t)[:, None], np.arange(t + 1, size + 1)[None]
+        rise = (below[right] - below[left]) / (right - left)
+        majorant[t] = max(below[t], (below[left] + rise * (t - left)).max())
     return np.diff(majorant) * size
 
 
