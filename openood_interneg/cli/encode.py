@@ -31,7 +31,10 @@ from openood_interneg.data.shared_store import (
     local_device,
 )
 from openood_interneg.evaluation.evaluate import Evaluation
-from openood_interneg.negatives.stored_inversion import StoredInverter
+from openood_interneg.negatives.stored_inversion import (
+    StoredInverter,
+    pseudo_token_inversion,
+)
 
 
 def encode(
@@ -99,7 +102,9 @@ def encode(
                 source.mined(chosen)
             if invert:
                 for seed in seed_list:
-                    inverter = evaluation.inverter(replace(chosen, seed=seed))
+                    seeded = replace(chosen, seed=seed)
+                    inversion = pseudo_token_inversion(evaluation.backbone, seeded)
+                    inverter = evaluation.inverters(inversion)
                     for images in (benchmark.test, *benchmark.ood):
                         invert_all(context, evaluation, inverter, images, shard_size, progress)
         say(

@@ -51,6 +51,10 @@ class ImageMemory:
         cosine = (features @ rows.t()).cpu().double().numpy()
         return np.exp(self.concentration * (cosine - 1))
 
+    def evidence(self, features: Tensor) -> np.ndarray:
+        """Weighted kernel sums (B,) float64 of the memory at features (B, D)."""
+        return self.kernel(features, self.rows) @ self.weights
+
     def batch(self, features: Tensor, rows: Tensor, at_shots: np.ndarray, ids: Tensor) -> _Batch:
         """A batch of the stream that is about to be walked through."""
         return _Batch(self, features, rows, at_shots, ids)

@@ -11,7 +11,6 @@ from openood_interneg.detectors.base import Detector, DetectorError, Scores
 from openood_interneg.detectors.method import Method
 from openood_interneg.detectors.scoring import (
     group_order,
-    grouped_score,
     grouped_score_from_lse,
     id_mass,
     logits,
@@ -151,7 +150,12 @@ class InterNeg(Detector[InterNegSettings]):
         every[:, columns] = logits(features, self._texts[columns], scale, tau)
 
     def _score(self, id_lse: Tensor, negative_logits: Tensor) -> Tensor:
+        """Scores (B,) of the labels' log-sums (B,) and negative logits (B, n) in group order."""
         return grouped_score_from_lse(id_lse, negative_logits, self.settings.groups)
+
+    def _single_score(self, id_lse: Tensor, negative_lse: Tensor, count: int) -> Tensor:
+        """`_score` with one group, of the log-sums (B,) of `count` negatives."""
+        return id_mass(id_lse, negative_lse)
 
     def score(self, features: Tensor, ids: Tensor | None = None) -> Scores:
         """Scores (B, D) features with the bank as it is and leaves it so."""
@@ -165,10 +169,8 @@ class InterNeg(Detector[InterNegSettings]):
         negatives = torch.cat([space.negatives, bank])
         order = group_order(len(negatives), settings.groups).to(negatives.device)
         scale, tau = space.logit_scale, settings.tau
-        id_logits = logits(features, space.labels, scale, tau)
-        return grouped_score(
-            id_logits, logits(features, negatives[order], scale, tau), settings.groups
-        )
+        id_lse = logits(features, space.labels, scale, tau).logsumexp(dim=1)
+        return self._score(id_lse, logits(features, negatives[order], scale, tau))
 
     def _learned_negatives(self) -> Tensor:
         return self.bank.features
@@ -250,7 +252,7 @@ class InterNeg(Detector[InterNegSettings]):
                 lse[rest] = negatives.logsumexp(dim=1)
             else:  # the new column is the last one
                 lse[rest] = torch.logaddexp(lse[rest], negatives[:, -1])
-            final[rest] = id_mass(id_lse[rest], lse[rest])
+            final[rest] = self._single_score(id_lse[rest], lse[rest], negatives.shape[1])
         return final
 
     def _candidates(self, features: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -279,6 +281,7 @@ METHOD = Method(
     transductive=True,
     fpr="ood",
     inverts=True,
+    causal={"update": "sample"},
     # M from the paper's Sections C and B.2; G from the authors' scripts.
     presets={
         "imagenet": {"num_negatives": 2000, "groups": 5},

@@ -9,8 +9,14 @@ from typing import Any
 from openood_interneg.data.encode import FeatureKind
 from openood_interneg.detectors.base import Detector
 from openood_interneg.negatives.inversion import Inverter
-from openood_interneg.negatives.text_space import TextSpace
-from openood_interneg.settings import MethodSettings, SettingsError, from_mapping
+from openood_interneg.negatives.stored_inversion import Inversion, pseudo_token_inversion
+from openood_interneg.negatives.text_space import TextSource, TextSpace
+from openood_interneg.settings import (
+    InversionSettings,
+    MethodSettings,
+    SettingsError,
+    from_mapping,
+)
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,10 @@ class Method:
             and its corrupted copies, or "patches" (1 + P, B, D) of an image and its patches; or a
             function of the settings that says which. Read it with `features_of`.
         inverts: whether the detector takes an inverter as its second argument.
+        inversion: (source, settings, space) -> how it inverts; the paper's, as the settings
+            describe it, unless given.
+        causal: settings under which an image's score depends on earlier images only, not on how
+            the stream is cut into batches; empty where that is always so.
     """
 
     name: str
@@ -57,6 +67,8 @@ class Method:
     space: Callable[[Any, Any], TextSpace] | None = None
     fpr: str = "id"
     inverts: bool = False
+    inversion: Callable[[Any, Any, TextSpace], Inversion] | None = None
+    causal: Mapping[str, Any] = field(default_factory=dict)
     input: FeatureKind | Callable[[Any], FeatureKind] = "image"
 
     @property
@@ -108,12 +120,57 @@ class Method:
         names = ("checkpoint", "captions", "lookalikes")
         return [name for name in names if getattr(settings, name, "") == "none"]
 
+    def inversion_of(
+        self, source: TextSource, settings: MethodSettings, space: TextSpace
+    ) -> Inversion | None:
+        """How images are inverted under the settings; None where none is.
+
+        Raises:
+            SettingsError: the settings do not say how.
+        """
+        if not (self.inverts and settings.inverts):
+            return None
+        if self.inversion is not None:
+            return self.inversion(source, settings, space)
+        if not isinstance(settings, InversionSettings):
+            raise SettingsError(
+                f"method '{self.name}' inverts images, and its settings are no InversionSettings"
+            )
+        return pseudo_token_inversion(source.backbone, settings)
+
+    def fitted(
+        self,
+        settings: MethodSettings,
+        source: TextSource,
+        inverter_of: Callable[[Inversion], Inverter],
+    ) -> Detector[Any]:
+        """A detector that is fitted to the classes of a source, on its model's device.
+
+        Args:
+            settings: of this method.
+            source: of its text space.
+            inverter_of: makes the inverter where one is needed: `StoredInverters`, or
+                `live` for one that keeps nothing.
+
+        Raises:
+            DetectorError: the space lacks what the method needs.
+        """
+        space = source.space_for(self, settings).to(source.backbone.device)
+        inversion = self.inversion_of(source, settings, space)
+        inverter = None if inversion is None else inverter_of(inversion)
+        return self.make(settings, inverter).fit(space)
+
     def make(self, settings: MethodSettings, inverter: Inverter | None = None) -> Detector[Any]:
         """A detector with these settings; the inverter goes to methods that invert."""
         if not self.inverts:
             return self.detector(settings)
         inverting: Callable[..., Detector[Any]] = self.detector
         return inverting(settings, inverter)
+
+
+def live(inversion: Inversion) -> Inverter:
+    """What computes every inversion anew."""
+    return inversion.make()
 
 
 # All rows by name, in the order of the table; `registry` fills and reads it.

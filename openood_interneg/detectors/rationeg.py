@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -14,17 +13,18 @@ from torch import Tensor
 from openood_interneg.detectors.base import Detector, DetectorError, Scores
 from openood_interneg.detectors.excess import ExcessDensity
 from openood_interneg.detectors.image_memory import ImageMemory
+from openood_interneg.detectors.method import Method
 from openood_interneg.detectors.scoring import logits
+from openood_interneg.detectors.shots import first_of_each_class, leave_one_out_concentration
 from openood_interneg.negatives.inversion import Inverter
 from openood_interneg.negatives.text_space import TextSpace
-from openood_interneg.settings import NegativeSettings, setting
+from openood_interneg.settings import InversionSettings, NegativeSettings, setting
 
-CONCENTRATIONS = np.geomspace(2.0, 200.0, 47)
 LEAST_WEIGHT = 0.01  # an image that is less likely OOD is not remembered
 
 
 @dataclass(frozen=True)
-class RatioNegSettings(NegativeSettings):
+class RatioNegSettings(InversionSettings, NegativeSettings):
     """Settings of RatioNeg; one default for every benchmark."""
 
     num_negatives: int = setting(70_000, "M, negative texts kept: all that pass", low=0)
@@ -43,6 +43,21 @@ class RatioNegSettings(NegativeSettings):
     refresh: bool = setting(False, "rows that explain new images are refreshed, others fade")
     band: bool = setting(False, "count only the excess of p-values beyond a DKW band")
 
+    @property
+    def reads_id_images(self) -> bool:
+        """Always: they are the ID side of the image ratio."""
+        return True
+
+    @property
+    def keeps_shots(self) -> bool:
+        """Always."""
+        return True
+
+    @property
+    def inverts(self) -> bool:
+        """Whether memory and shots are inverted before they are compared with images."""
+        return self.memory == "inverted"
+
 
 # ---- pure functions ------------------------------------------------------------------------
 
@@ -58,28 +73,6 @@ def text_ratio(id_logits: Tensor, negative_logits: Tensor) -> Tensor:
     """
     joint = torch.logaddexp(id_logits.logsumexp(dim=1), negative_logits.logsumexp(dim=1))
     return id_logits.amax(dim=1) - joint
-
-
-def leave_one_out_concentration(cosine: Tensor, classes: Tensor) -> float:
-    """k at which the shots classify one another best, each left out.
-
-    Args:
-        cosine: (n, n) cosines of the shots with one another. classes: (n,) int64.
-
-    Returns:
-        The one of `CONCENTRATIONS` with the largest mean log posterior of the shots' own classes
-        under kernel sums per class.
-    """
-    off = ~torch.eye(len(cosine), dtype=torch.bool, device=cosine.device)
-    member = torch.nn.functional.one_hot(classes).to(torch.float64)
-    own = classes[:, None]
-    best, found = -math.inf, float(CONCENTRATIONS[0])
-    for k in CONCENTRATIONS.tolist():
-        mass = (torch.exp(k * (cosine.double() - 1)) * off) @ member  # (n, C)
-        fit = float((mass.gather(1, own)[:, 0].log() - mass.sum(dim=1).log()).mean())
-        if fit > best:
-            best, found = fit, k
-    return found
 
 
 class ScoresWithP(Scores):
@@ -215,6 +208,23 @@ class RatioNeg(Detector[RatioNegSettings]):
         scores = self._static - self._ratio(self._density, memory.shot_evidence, memory.mass)
         return np.sort(scores), float(scores.mean()), max(float(scores.std()), 1e-12)
 
+    def score(self, features: Tensor, ids: Tensor | None = None) -> ScoresWithP:
+        """Scores (B, D) features, each by itself, with the memory as it is, and leaves it so."""
+        memory = self.memory
+        text, pred = self._text_ratio(features)
+        density = memory.kernel(features, self._shots).mean(axis=1)
+        raw = text + np.log(density) - self._ratio(density, memory.evidence(features), memory.mass)
+        null_scores, mean, deviation = self._null()
+        below = np.searchsorted(null_scores, raw, side="right")
+        p = (1 + below) / (len(null_scores) + 1)
+        return self._scores(features, pred, (raw - mean) / deviation, p)
+
+    def _scores(
+        self, features: Tensor, pred: Tensor, score: np.ndarray, p: np.ndarray
+    ) -> ScoresWithP:
+        score_, p_ = (torch.from_numpy(x).float().to(features.device) for x in (score, p))
+        return ScoresWithP(pred, score_, p_)
+
     def _step(self, features: Tensor, ids: Tensor) -> ScoresWithP:
         settings, memory = self.settings, self.memory
         text, pred = self._text_ratio(features)
@@ -248,15 +258,22 @@ class RatioNeg(Detector[RatioNegSettings]):
             raw = fixed - self._ratio(density, evidence, mass)
             score = (raw - null[1]) / null[2]
         batch.close()
-        score_, p_ = (torch.from_numpy(x).float().to(features.device) for x in (score, p))
-        return ScoresWithP(pred, score_, p_)
+        return self._scores(features, pred, score, p)
 
 
-def first_of_each_class(rows: Tensor, classes: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """At most `count` rows of each class, the first ones, in their order."""
-    place = torch.zeros_like(classes)
-    for label in classes.unique().tolist():
-        here = classes == label
-        place[here] = torch.arange(int(here.sum()), device=classes.device)
-    keep = place < count
-    return rows[keep], classes[keep]
+METHOD = Method(
+    name="rationeg",
+    title="RatioNeg",
+    detector=RatioNeg,
+    paper="this package",
+    year=2026,
+    venue="unpublished",
+    needs=("negatives", "ID images"),
+    state="last K images that were likely OOD, and a histogram of p-values",
+    order_dependent=True,
+    transductive=True,
+    fpr="ood",
+    inverts=True,
+    causal={"update": "sample"},
+    presets={"imagenet": {"shots_per_class": 4}, "cifar10": {}, "cifar100": {}},
+)

@@ -22,6 +22,7 @@ _ORDER = (
     *("mcm", "energy", "maxlogit", "mahalanobis", "clip_knn", "neglabel", "csp", "eoe"),
     *("clipscope", "cover", "adaneg", "tanl", "locoop", "lapt", "negprompt", "local_prompt"),
     *("supreme", "lsn", "id_like", "clipn", "zoc", "ants", "interneg_negatives_only", "interneg"),
+    *("tins", "rationeg"),
 )
 
 

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from openood_interneg.detectors.base import DetectorError
 from openood_interneg.detectors.interneg import InterNeg
+from openood_interneg.detectors.method import Method
 from openood_interneg.negatives.inversion import Inverter
 from openood_interneg.negatives.overflow_bank import OverflowBank
 from openood_interneg.negatives.text_space import TextSpace
+from openood_interneg.negatives.word_inversion import word_inversion
 from openood_interneg.settings import InterNegSettings, setting
 
 
@@ -92,3 +94,34 @@ class TINS(InterNeg):
         if size == 0:
             return torch.ones_like(id_lse)
         return super()._score(id_lse + math.log(size / len(self.space.labels)), negative_logits)
+
+    def _single_score(self, id_lse: Tensor, negative_lse: Tensor, count: int) -> Tensor:
+        shift = math.log(count / len(self.space.labels))
+        return super()._single_score(id_lse + shift, negative_lse, count)
+
+
+METHOD = Method(
+    name="tins",
+    title="TINS",
+    detector=TINS,
+    paper="2605.10756",
+    year=2026,
+    venue="arXiv",
+    needs=("negatives", "ID images"),
+    state="bank of at most K inverted images, and a buffer of B that did not fit",
+    order_dependent=True,
+    transductive=True,
+    # One prompt, and the last token of its word.
+    fixed={"templates": "photo", "num_tokens": 1},
+    without=("templates", "num_tokens"),
+    fpr="id",
+    inverts=True,
+    inversion=word_inversion,
+    causal={"update": "sample", "buffer_capacity": 0},
+    presets={
+        "imagenet": {"num_negatives": 2000, "groups": 5, "repulsion": 0.3},
+        "imagenet_near": {"num_negatives": 2000, "groups": 5, "repulsion": 0.3},
+        "cifar10": {"num_negatives": 70000, "groups": 5, "repulsion": 0.5},
+        "cifar100": {"num_negatives": 70000, "groups": 5, "repulsion": 0.5},
+    },
+)

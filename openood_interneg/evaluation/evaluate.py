@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -16,7 +16,6 @@ import numpy as np
 from torch import Tensor
 
 from openood_interneg.data.benchmark import Benchmark
-from openood_interneg.data.digests import digest
 from openood_interneg.data.encode import Encoder, FeatureKind, ListedIdImages, Progress, kind_name
 from openood_interneg.data.image_ids import image_ids
 from openood_interneg.data.image_lists import ImageList
@@ -38,16 +37,8 @@ from openood_interneg.evaluation.protocols import (
 from openood_interneg.evaluation.rows import Results, group_means
 from openood_interneg.negatives.inversion import Inverter
 from openood_interneg.negatives.space_builder import TextSpaceBuilder
-from openood_interneg.negatives.stored_inversion import (
-    StoredInverter,
-    live_inverter,
-    stored_inverter,
-)
-from openood_interneg.settings import (
-    InterNegSettings,
-    MethodSettings,
-    as_mapping,
-)
+from openood_interneg.negatives.stored_inversion import Inversion, StoredInverters
+from openood_interneg.settings import MethodSettings, as_mapping
 from openood_interneg.vlm.backbones import Backbone
 from openood_interneg.vlm.preprocess import Preprocess
 
@@ -96,7 +87,7 @@ class Evaluation:
         )
         self.results = Results()
         self._features: dict[tuple[str, FeatureKind], Tensor] = {}
-        self._inverters: dict[str, StoredInverter] = {}
+        self.inverters = StoredInverters(self.store)
 
     # ---- what is shared ------------------------------------------------------------------
 
@@ -139,38 +130,20 @@ class Evaluation:
         return id_set, [self.feature_set(images, kind) for images in self.benchmark.ood]
 
     def detector(
-        self, method: Method, settings: MethodSettings, inverter: Inverter | None = None
+        self,
+        method: Method,
+        settings: MethodSettings,
+        inverter_of: Callable[[Inversion], Inverter] | None = None,
     ) -> Detector:
         """A detector of a method, fitted to the benchmark's classes.
 
         Args:
             method: of the registry, or one's own.
             settings: of the method.
-            inverter: in place of the stored one, where the method inverts.
+            inverter_of: in place of `inverters`, which keep what was computed.
         """
         with self._timed("text space"):
-            space = self.source.space_for(method, settings)
-            if method.inverts and inverter is None:
-                inverter = self.inverter(_inversion(method, settings))
-            return method.make(settings, inverter).fit(space)
-
-    def live_inverter(self, method: Method, settings: MethodSettings) -> Inverter | None:
-        """An inverter that computes every inversion anew; None where the method inverts nothing."""
-        if not method.inverts:
-            return None
-        return live_inverter(self.backbone, _inversion(method, settings))
-
-    def flush(self) -> None:
-        """Writes the inversions that were computed since the last call."""
-        for inverter in self._inverters.values():
-            inverter.flush()
-
-    def inverter(self, settings: InterNegSettings) -> StoredInverter:
-        names = ("templates", "num_tokens", "steps", "lr", "weight_decay", "seed")
-        key = digest([getattr(settings, name) for name in names])
-        if key not in self._inverters:
-            self._inverters[key] = stored_inverter(self.backbone, settings, self.store)
-        return self._inverters[key]
+            return method.fitted(settings, self.source, inverter_of or self.inverters)
 
     def restricted(self, benchmark: Benchmark) -> Evaluation:
         """The same evaluation with some of the OOD sets; features and texts are shared.
@@ -225,7 +198,7 @@ class Evaluation:
                 ]
             else:
                 runs = run_openood(detector, id_set, ood_sets, batch_size, observers)
-        self.flush()
+        self.inverters.flush()
         self.results.settings[name] = as_mapping(settings)
         return self.add(name, protocol, seed, id_set, ood_sets, runs)
 
@@ -276,16 +249,3 @@ M = TypeVar("M", bound=MethodSettings)
 def with_seed(settings: M, seed: int) -> M:
     """The settings with this seed, where they have one: where the method draws random numbers."""
     return replace(settings, **{"seed": seed}) if hasattr(settings, "seed") else settings
-
-
-def _inversion(method: Method, settings: MethodSettings) -> InterNegSettings:
-    """The settings of a method that inverts.
-
-    Raises:
-        DetectorError: they do not say how.
-    """
-    if not isinstance(settings, InterNegSettings):
-        raise DetectorError(
-            f"method '{method.name}' inverts images, and its settings are no InterNegSettings"
-        )
-    return settings

@@ -81,6 +81,7 @@ class TextSpaceBuilder:
         self._spaces: dict[str, TextSpace] = {}
         self._labels: dict[tuple[str, ...], Tensor] = {}
         self._mined: dict[str, NegativeTexts] = {}
+        self._shots: dict[tuple[int, str, int], tuple[Tensor, Tensor]] = {}
         self._proxies: dict[tuple[int, str, int], tuple[Tensor, Tensor]] = {}
 
     def space_for(self, method: SpaceRecipe, settings: MethodSettings) -> TextSpace:
@@ -111,10 +112,12 @@ class TextSpaceBuilder:
 
     def _build(self, settings: LabelSettings) -> TextSpace:
         labels = self.labels(settings.label_prompt)
-        proxies = base = image_base = None
+        proxies = base = image_base = shots = shot_labels = None
         if self._has_proxies(settings):
             proxies, image_base = self.proxies(settings)
             base = base_cosine(labels, proxies)
+            if settings.keeps_shots:
+                shots, shot_labels = self.shots(settings)
         negatives = labels[:0]
         words: tuple[str, ...] = ()
         if mines(settings):
@@ -127,6 +130,8 @@ class TextSpaceBuilder:
             proxies=proxies,
             base=base,
             image_base=image_base,
+            shots=shots,
+            shot_labels=shot_labels,
             negative_words=words,
             class_names=self.class_names,
         )
@@ -160,21 +165,33 @@ class TextSpaceBuilder:
             SettingsError: without ID images.
             ProxyError: a class without any.
         """
-        if self.id_images is None:
-            raise SettingsError(
-                "image proxies (Eq. 7) need ID training images; give them, or set negatives: intra"
-            )
         key = (settings.images_per_class, settings.proxy_select, settings.proxy_seed)
         if key not in self._proxies:
-            labels = np.asarray(self.id_images.labels)
-            chosen = sample_id_images(labels, self.class_names, settings)
-            features = self.id_images.features(chosen).to(self.backbone.device)
-            own = torch.as_tensor(labels[chosen], device=features.device)
+            features, own = self.shots(settings)
             proxies = image_proxies(features, own, len(self.class_names))
             to_own = (features * proxies[own]).sum(dim=1)
             sums = torch.zeros(len(proxies), device=features.device).index_add_(0, own, to_own)
             self._proxies[key] = proxies, sums / torch.bincount(own, minlength=len(proxies))
         return self._proxies[key]
+
+    def shots(self, settings: IdImageSettings) -> tuple[Tensor, Tensor]:
+        """Features (n, D) of the ID images that make the image proxies, and their classes (n,).
+
+        Raises:
+            SettingsError: without ID images.
+            ProxyError: a class without any.
+        """
+        if self.id_images is None:
+            raise SettingsError(
+                "image proxies (Eq. 7) need ID training images; give them, or set negatives: intra"
+            )
+        key = (settings.images_per_class, settings.proxy_select, settings.proxy_seed)
+        if key not in self._shots:
+            labels = np.asarray(self.id_images.labels)
+            chosen = sample_id_images(labels, self.class_names, settings)
+            features = self.id_images.features(chosen).to(self.backbone.device)
+            self._shots[key] = features, torch.as_tensor(labels[chosen], device=features.device)
+        return self._shots[key]
 
     def corpus(self, settings: CorpusSettings) -> Corpus:
         """The corpus without class names and duplicates."""
@@ -281,4 +298,4 @@ def _space_key(settings: LabelSettings) -> dict[str, Any]:
     """The settings that decide a text space, and whether ID images are part of it."""
     names = {f.name for f in fields(NegativeSettings)}
     own = {name: value for name, value in as_mapping(settings).items() if name in names}
-    return own | {"ID images": settings.reads_id_images}
+    return own | {"ID images": settings.reads_id_images, "shots": settings.keeps_shots}

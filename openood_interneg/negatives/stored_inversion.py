@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from openood_interneg.data.digests import tensors_digest
+from openood_interneg.data.digests import digest, tensors_digest
 from openood_interneg.data.encode import backbone_key
 from openood_interneg.data.store import (
     Rows,
@@ -26,7 +28,7 @@ from openood_interneg.data.store import (
 )
 from openood_interneg.data.stored_files import discard
 from openood_interneg.negatives.inversion import Inverter, LiveInverter
-from openood_interneg.settings import InterNegSettings
+from openood_interneg.settings import InversionSettings
 from openood_interneg.vlm.backbones import Backbone
 from openood_interneg.vlm.prompts import prompt_set
 
@@ -37,8 +39,37 @@ LAYOUT = {
 }
 
 
-def live_inverter(backbone: Backbone, settings: InterNegSettings) -> LiveInverter:
-    """The inverter that the settings describe."""
+@dataclass(frozen=True)
+class Inversion:
+    """How a method inverts images.
+
+    Attributes:
+        key: everything besides (h, id) that decides an inversion.
+        make: gives what computes inversions; called when the first one is computed.
+    """
+
+    key: Mapping[str, Any]
+    make: Callable[[], Inverter]
+
+
+def pseudo_token_inversion(backbone: Backbone, settings: InversionSettings) -> Inversion:
+    """The paper's inversion (Algorithm 2), as the settings describe it."""
+    templates = prompt_set(settings.templates)
+    key = {
+        "draws": "splitmix64",  # how (seed, id) become numbers
+        **backbone_key(backbone),
+        "templates": templates,
+        "num_tokens": settings.num_tokens,
+        "steps": settings.steps,
+        "lr": settings.lr,
+        "weight_decay": settings.weight_decay,
+        "seed": settings.seed,
+    }
+    return Inversion(key, lambda: live_inverter(backbone, settings))
+
+
+def live_inverter(backbone: Backbone, settings: InversionSettings) -> LiveInverter:
+    """The inverter that the settings describe; it keeps nothing."""
     templates = prompt_set(settings.templates)
     return LiveInverter(
         backbone.pseudo_prompts(templates, settings.num_tokens),
@@ -56,14 +87,13 @@ class StoredInverter:
     A stored row is used only for bit-identical features: its image's id goes with a digest of h.
 
     Args:
-        live: computes what is missing.
+        inversion: how what is missing is computed, and what decides it.
         store: where rows are kept.
-        key: everything besides (h, id) that decides them.
     """
 
-    def __init__(self, live: Inverter, store: Store, key: Mapping[str, Any]):
-        self.live = live
-        self.folder = store.folder("inversions", key)
+    def __init__(self, inversion: Inversion, store: Store):
+        self.inversion = inversion
+        self.folder = store.folder("inversions", inversion.key)
         self.computed = 0
         self._rows: dict[tuple[int, bytes], Tensor] = {}
         self._fresh: list[tuple[int, bytes]] = []
@@ -81,6 +111,11 @@ class StoredInverter:
                 tensors["keys"].tolist(), tensors["marks"], tensors["rows"], strict=True
             ):
                 self._rows[image, mark.numpy().tobytes()] = row
+
+    @cached_property
+    def live(self) -> Inverter:
+        """What computes inversions."""
+        return self.inversion.make()
 
     def _owner(self) -> dict[str, str]:
         return {"entry": self.folder.name}
@@ -115,19 +150,28 @@ class StoredInverter:
         self._fresh = []
 
 
-def stored_inverter(backbone: Backbone, settings: InterNegSettings, store: Store) -> StoredInverter:
-    """A `StoredInverter` for a backbone and settings."""
-    key = {
-        "draws": "splitmix64",  # how (seed, id) become numbers
-        **backbone_key(backbone),
-        "templates": prompt_set(settings.templates),
-        "num_tokens": settings.num_tokens,
-        "steps": settings.steps,
-        "lr": settings.lr,
-        "weight_decay": settings.weight_decay,
-        "seed": settings.seed,
-    }
-    return StoredInverter(live_inverter(backbone, settings), store, key)
+class StoredInverters:
+    """The inverters of one store; methods that invert alike share one.
+
+    Args:
+        store: where inversions are kept.
+    """
+
+    def __init__(self, store: Store):
+        self.store = store
+        self._known: dict[str, StoredInverter] = {}
+
+    def __call__(self, inversion: Inversion) -> StoredInverter:
+        """The inverter of an inversion."""
+        key = digest(inversion.key)
+        if key not in self._known:
+            self._known[key] = StoredInverter(inversion, self.store)
+        return self._known[key]
+
+    def flush(self) -> None:
+        """Writes what was computed since the last call."""
+        for inverter in self._known.values():
+            inverter.flush()
 
 
 def _mark(feature: Tensor) -> bytes:

@@ -12,7 +12,12 @@ from torch import Tensor
 
 from openood_interneg.negatives.corpus import Corpus, CorpusSettings
 from openood_interneg.negatives.mining import Criterion, NegativeTexts
-from openood_interneg.settings import InternegError, LabelSettings, NegativeSettings
+from openood_interneg.settings import (
+    InternegError,
+    LabelSettings,
+    MethodSettings,
+    NegativeSettings,
+)
 from openood_interneg.vlm.backbones import Backbone
 
 Average = Literal["unit", "raw"]
@@ -148,6 +153,9 @@ class TextSource(Protocol):
 
     def build(self, settings: LabelSettings) -> TextSpace:
         """The common text space: labels and, by the settings, mined negatives and proxies."""
+
+    def space_for(self, method: SpaceRecipe, settings: MethodSettings) -> TextSpace:
+        """The text space that a method wants: its own recipe, or the common one (`build`)."""
 
 
 class SpaceRecipe(Protocol):

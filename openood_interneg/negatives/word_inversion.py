@@ -4,11 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from openood_interneg.negatives.inversion import CHUNK_BYTES, PseudoPrompter, invert
+from openood_interneg.data.digests import digest, tensors_digest
+from openood_interneg.data.encode import backbone_key
+from openood_interneg.negatives.inversion import (
+    CHUNK_BYTES,
+    InversionError,
+    PseudoPrompter,
+    invert,
+)
+from openood_interneg.negatives.stored_inversion import Inversion
+from openood_interneg.negatives.text_space import TextSource, TextSpace
+from openood_interneg.vlm.backbones import Backbone
+from openood_interneg.vlm.pseudo_prompts import prompts_at
+from openood_interneg.vlm.text_tower import CausalTextTower
 
 
 @dataclass(frozen=True)
@@ -17,32 +30,49 @@ class WordPrompts:
 
     Attributes:
         features: (M, D) unit text features of the prompts as they are.
-        tokens: (M, context) int64 token ids.
-        positions: (M,) int64, place of the word's last token.
-        initial: (M, width) float32, its embedding.
+        spell: m numbers of words -> (m, context) int64 token ids of their prompts, and (m,) int64
+            place of the word's last token in each.
+        embedding: (vocabulary, width), the tower's embedding of tokens.
         prepare: (tokens, positions) -> prompts whose token at that place is replaced.
     """
 
     features: Tensor
-    tokens: Tensor
-    positions: Tensor
-    initial: Tensor
+    spell: Callable[[Sequence[int]], tuple[Tensor, Tensor]]
+    embedding: Tensor
     prepare: Callable[[Tensor, Tensor], PseudoPrompter]
 
 
-def last_word_positions(words_only: Tensor) -> Tensor:
-    """Place of the last token of the word in each prompt.
-
-    It is where the prompt cut after the word, with its start and end token, has its last token
-    before the end.
+def word_prompts(
+    backbone: Backbone, words: Sequence[str], template: str, features: Tensor
+) -> WordPrompts:
+    """Prompts of words for a backbone.
 
     Args:
-        words_only: (M, context) token ids of the prompts without what stands after the word.
+        backbone: the frozen model.
+        words: M words.
+        template: with one "{}".
+        features: (M, D) unit text features of the words under the template.
 
-    Returns:
-        (M,) int64.
+    Raises:
+        InversionError: a text tower whose prompts do not end with the end-of-text token.
     """
-    return (words_only != 0).sum(dim=1) - 2
+    tower = backbone.text_tower
+    if not isinstance(tower, CausalTextTower):
+        raise InversionError(
+            f"the text tower of {backbone.name} is not CLIP's; inversions that start from a word "
+            "need a causal tower with an end-of-text token"
+        )
+
+    def spell(numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
+        whole, cut = word_texts([words[i] for i in numbers], template)
+        return backbone.tokenizer(whole), tower.eot(backbone.tokenizer(cut)) - 1
+
+    return WordPrompts(
+        features,
+        spell,
+        tower.token_embedding,
+        lambda tokens, positions: prompts_at(tower, tokens, 1, positions),
+    )
 
 
 @dataclass
@@ -71,14 +101,14 @@ class WordInverter:
 
     def optimise(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As `inversion.invert`: tokens (B, 1, width), embeddings (B, D), losses (S, B)."""
-        chosen = self.choose(features)
-        which, index = chosen.unique(return_inverse=True)
-        which = which.cpu()
-        prompts = self.words.prepare(self.words.tokens[which], self.words.positions[which])
-        initial = self.words.initial[chosen.to(self.words.initial.device)][:, None]
-        schedule = index.cpu()[None].expand(self.steps, -1)
+        words = self.words
+        which, index = self.choose(features).cpu().unique(return_inverse=True)
+        tokens, positions = words.spell(which.tolist())
+        own = tokens[torch.arange(len(tokens)), positions].to(words.embedding.device)
+        initial = words.embedding[own].float()[index.to(words.embedding.device)][:, None]
+        schedule = index[None].expand(self.steps, -1)
         return invert(
-            prompts,
+            words.prepare(tokens, positions),
             features - self.shift,
             initial,
             schedule,
@@ -89,13 +119,78 @@ class WordInverter:
 
     def __call__(self, features: Tensor, ids: Tensor) -> Tensor:
         """(B, D) unit image features -> (B, D) unit text features."""
-        probe = self.words.prepare(self.words.tokens[:1], self.words.positions[:1])
+        if not len(features):
+            return torch.empty_like(features)
+        probe = self.words.prepare(*self.words.spell([0]))
         chunk = max(CHUNK_BYTES // probe.bytes_per_image, 1)
-        parts = [self.optimise(part)[1] for part in features.split(chunk)]
-        return torch.cat(parts) if parts else torch.empty_like(features)
+        return torch.cat([self.optimise(part)[1] for part in features.split(chunk)])
 
 
 def word_texts(words: Sequence[str], template: str) -> tuple[list[str], list[str]]:
     """The prompts of words, and the same cut after the word."""
     before, _, after = template.partition("{}")
     return [f"{before}{word}{after}" for word in words], [f"{before}{word}" for word in words]
+
+
+class WordInversionSettings(Protocol):
+    """The settings that an inversion from words needs."""
+
+    @property
+    def word_template(self) -> str: ...
+
+    @property
+    def repulsion(self) -> float: ...
+
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def lr(self) -> float: ...
+
+    @property
+    def weight_decay(self) -> float: ...
+
+
+def word_inversion(
+    source: TextSource, settings: WordInversionSettings, space: TextSpace
+) -> Inversion:
+    """Inversion from the mined words of a space, kept from its image proxies.
+
+    Args:
+        source: encodes the words under the template when the first inversion is computed.
+        settings: template, lambda, and those of AdamW.
+        space: with negative words and proxies.
+
+    Raises:
+        InversionError: the space has no negative words, or no proxies.
+    """
+    backbone, words, proxies = source.backbone, space.negative_words, space.proxies
+    if not words or proxies is None:
+        raise InversionError(
+            "inversions start from a mined word and are kept from the image proxies; mine "
+            "negative texts (num_negatives, negatives) and give ID images"
+        )
+    shift = settings.repulsion * proxies.mean(dim=0)
+    key = {
+        "start": "nearest word",
+        **backbone_key(backbone),
+        "words": digest(list(words)),
+        "template": settings.word_template,
+        "shift": tensors_digest({"shift": shift}),
+        "steps": settings.steps,
+        "lr": settings.lr,
+        "weight_decay": settings.weight_decay,
+    }
+
+    def make() -> WordInverter:
+        chunks = source.texts(words, settings.word_template, "prompts of the negatives")
+        prompts = word_prompts(backbone, words, settings.word_template, torch.cat(list(chunks)))
+        return WordInverter(
+            prompts,
+            shift,
+            steps=settings.steps,
+            lr=settings.lr,
+            weight_decay=settings.weight_decay,
+        )
+
+    return Inversion(key, make)

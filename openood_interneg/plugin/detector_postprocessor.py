@@ -22,7 +22,7 @@ from openood_interneg.data.store import Store, default_root
 from openood_interneg.detectors.base import Detector
 from openood_interneg.evaluation.protocols import FeatureSet, stream_batches
 from openood_interneg.negatives.space_builder import TextSpaceBuilder
-from openood_interneg.negatives.stored_inversion import StoredInverter, stored_inverter
+from openood_interneg.negatives.stored_inversion import StoredInverters
 from openood_interneg.plugin.classes import check_loaders
 from openood_interneg.plugin.loaders import (
     LoaderError,
@@ -71,7 +71,7 @@ class DetectorPostprocessor(SweptSettings, BasePostprocessor):
     _train: Dataset[Any] | None
     _source: TextSpaceBuilder | None
     _detector: Detector | None
-    _inverter: StoredInverter | None
+    _inverters: StoredInverters | None
     _seen: int  # images of the present stream
 
     def __init__(
@@ -167,13 +167,9 @@ class DetectorPostprocessor(SweptSettings, BasePostprocessor):
         device = self._clip.clip.device
         detector = self._detector
         if detector is None or detector.space.device != device:
-            space = self._source.space_for(self.method, self.settings).to(device)
-            inverter = None
-            if self.method.inverts:
-                inverting: Any = self.settings  # with those of the inversion
-                inverter = stored_inverter(self._clip.clip, inverting, self._source.store)
-            detector = self.method.make(self.settings, inverter).fit(space)
-            self._detector, self._inverter, self._seen = detector, inverter, 0
+            inverters = StoredInverters(self._source.store)
+            detector = self.method.fitted(self.settings, self._source, inverters)
+            self._detector, self._inverters, self._seen = detector, inverters, 0
         return detector
 
     def _cache_root(self) -> Path | None:
@@ -262,8 +258,8 @@ class DetectorPostprocessor(SweptSettings, BasePostprocessor):
 
     def flush(self) -> None:
         """Writes fresh inversions to the cache, so that other streams and runs find them."""
-        if self._inverter is not None:
-            self._inverter.flush()
+        if self._inverters is not None:
+            self._inverters.flush()
 
     def feature_set(
         self, net: nn.Module, loader: DataLoader, name: str, progress: bool = True
@@ -282,12 +278,12 @@ class DetectorPostprocessor(SweptSettings, BasePostprocessor):
         return FeatureSet(name, torch.cat(features, dim=-2), torch.cat(ids), every)
 
     def _forget(self) -> None:
-        self._clip = self._train = self._source = self._detector = self._inverter = None
+        self._clip = self._train = self._source = self._detector = self._inverters = None
         self._seen = 0
 
     def __getstate__(self) -> dict[str, Any]:
         """Settings and flags; neither the network nor what `setup` made from it."""
-        gone = ("_clip", "_train", "_source", "_detector", "_inverter", "_seen")
+        gone = ("_clip", "_train", "_source", "_detector", "_inverters", "_seen")
         state = {k: v for k, v in self.__dict__.items() if k not in gone}
         return state | {"setup_flag": False}
 

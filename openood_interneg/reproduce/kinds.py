@@ -18,12 +18,13 @@ from torch import Tensor
 from openood_interneg.data.encode import Encoder
 from openood_interneg.data.image_ids import image_ids
 from openood_interneg.data.store import Store, atomic_path
-from openood_interneg.detectors.method import Method
+from openood_interneg.detectors.method import Method, live
 from openood_interneg.detectors.registry import get_method
 from openood_interneg.evaluation.evaluate import Evaluation
 from openood_interneg.evaluation.metrics import METRICS, ood_metrics
 from openood_interneg.evaluation.protocols import FeatureSet, run_mixed
 from openood_interneg.negatives.inversion import Inverter
+from openood_interneg.negatives.stored_inversion import Inversion
 from openood_interneg.reproduce.cells import Cell
 from openood_interneg.reproduce.error_types import BestLogits, error_rates, unit_score
 from openood_interneg.reproduce.experiment import Experiment
@@ -102,7 +103,7 @@ def run_errors(run: CellRun) -> Figures:
             "max_ood": rates.max_ood.round(4).tolist(),
             "sum_ood": rates.sum_ood.round(4).tolist(),
         }
-    run.evaluation.flush()
+    run.evaluation.inverters.flush()
     return out
 
 
@@ -121,7 +122,7 @@ def run_ratios(run: CellRun) -> Figures:
         scores = run_mixed(detector, id_set, ood, seed, run.experiment.batch_size)
         values = ood_metrics(scores.id_score, scores.ood_score, scores.id_pred, id_set.labels)
         out[ood_all.name] = {k: round(v, 6) for k, v in values.items()} | {"counts": counts}
-    run.evaluation.flush()
+    run.evaluation.inverters.flush()
     return out
 
 
@@ -129,10 +130,8 @@ def run_timing(run: CellRun) -> Figures:
     """Seconds per image by stage; nothing that was stored is used."""
     evaluation, half = run.evaluation, run.experiment.images // 2
     device = evaluation.backbone.device
-    clock = None
-    if (live := evaluation.live_inverter(run.method, run.settings)) is not None:
-        clock = _Clock(live, device)
-    detector = evaluation.detector(run.method, run.settings, clock)
+    clock = _Clock(device)
+    detector = evaluation.detector(run.method, run.settings, clock.of)
     out = {}
     for ood in evaluation.benchmark.ood:
         some = (evaluation.benchmark.test.evenly(half), ood.evenly(half))
@@ -157,11 +156,11 @@ def run_timing(run: CellRun) -> Figures:
         )
         _wait(device)
         encoded = time.perf_counter()
-        before = clock.seconds if clock is not None else 0.0
+        before = clock.seconds
         run_mixed(detector, id_set, ood_set, run.cell.seed, run.experiment.batch_size)
         _wait(device)
         total, count = time.perf_counter() - encoded, len(id_set) + len(ood_set)
-        inversion = clock.seconds - before if clock is not None else 0.0
+        inversion = clock.seconds - before
         out[ood.name] = {
             "seconds": round((total + encoded - start) / count, 7),
             "reading and encoding": round((encoded - start) / count, 7),
@@ -182,18 +181,24 @@ RUNNERS: Mapping[str, Callable[[CellRun], Figures]] = {
 
 
 class _Clock:
-    """An inverter that counts the seconds spent in it."""
+    """Counts the seconds spent in inverters that keep nothing."""
 
-    def __init__(self, inverter: Inverter, device: torch.device):
-        self.inverter, self.device, self.seconds = inverter, device, 0.0
+    def __init__(self, device: torch.device):
+        self.device, self.seconds = device, 0.0
 
-    def __call__(self, features: Tensor, ids: Tensor) -> Tensor:
-        _wait(self.device)
-        start = time.perf_counter()
-        rows = self.inverter(features, ids)
-        _wait(self.device)
-        self.seconds += time.perf_counter() - start
-        return rows
+    def of(self, inversion: Inversion) -> Inverter:
+        """The inverter whose seconds are counted."""
+        inverter = live(inversion)
+
+        def timed(features: Tensor, ids: Tensor) -> Tensor:
+            _wait(self.device)
+            start = time.perf_counter()
+            rows = inverter(features, ids)
+            _wait(self.device)
+            self.seconds += time.perf_counter() - start
+            return rows
+
+        return timed
 
 
 def _subset(features: FeatureSet, at: np.ndarray) -> FeatureSet:

@@ -144,7 +144,7 @@ class Reproduction:
                 cell.seed,
                 experiment.batch_size,
             )
-            evaluation.flush()
+            evaluation.inverters.flush()
             write_sealed(path, exhibit | {"of": cell.coordinates})
         return {"cell": name, "of": cell.coordinates}
 

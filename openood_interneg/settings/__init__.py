@@ -21,6 +21,7 @@ from openood_interneg.settings.fields import (
 from openood_interneg.settings.methods import (
     IdImageSettings,
     InterNegSettings,
+    InversionSettings,
     LabelSettings,
     MethodSettings,
     NegativeSettings,
@@ -31,6 +32,7 @@ __all__ = [
     "IdImageSettings",
     "InterNegSettings",
     "InternegError",
+    "InversionSettings",
     "LabelSettings",
     "MethodSettings",
     "MissingPackageError",

@@ -25,6 +25,16 @@ class MethodSettings(Settings):
         """Whether a method with these settings looks at ID training images."""
         return False
 
+    @property
+    def keeps_shots(self) -> bool:
+        """Whether a method with these settings compares with the ID images one by one."""
+        return False
+
+    @property
+    def inverts(self) -> bool:
+        """Whether a method with these settings inverts images, so that it needs an inverter."""
+        return False
+
 
 @dataclass(frozen=True)
 class LabelSettings(MethodSettings):
@@ -77,7 +87,21 @@ class NegativeSettings(IdImageSettings):
 
 
 @dataclass(frozen=True)
-class InterNegSettings(NegativeSettings):
+class InversionSettings(MethodSettings):
+    """How images are inverted into the text space (Algorithm 2)."""
+
+    num_tokens: int = setting(1, "T, pseudo-tokens per image", low=1, high=16)
+    steps: int = setting(10, "S, optimisation steps of an inversion (Algorithm 2)", low=1)
+    lr: float = setting(2e-2, "learning rate of AdamW", low=0.0)
+    weight_decay: float = setting(0.01, "weight decay of AdamW", low=0.0)
+    templates: str = setting(
+        "imagenet80", "prompts around the pseudo-token: imagenet80, photo, or a template"
+    )
+    seed: int = setting(0, "seed of the pseudo-tokens and of the drawn templates", low=0)
+
+
+@dataclass(frozen=True)
+class InterNegSettings(InversionSettings, NegativeSettings):
     """InterNeg (CVPR 2026) with the switches of its ablation (Table 3)."""
 
     tau: float = setting(1.0, "temperature: logits are logit_scale * cosine / tau", low=1e-6)
@@ -94,14 +118,6 @@ class InterNegSettings(NegativeSettings):
     update: Literal["batch", "sample"] = setting(
         "batch", "bank update per batch (authors' code) or per image (Algorithm 1)"
     )
-    num_tokens: int = setting(1, "T, pseudo-tokens per image", low=1, high=16)
-    steps: int = setting(10, "S, optimisation steps of an inversion (Algorithm 2)", low=1)
-    lr: float = setting(2e-2, "learning rate of AdamW", low=0.0)
-    weight_decay: float = setting(0.01, "weight decay of AdamW", low=0.0)
-    templates: str = setting(
-        "imagenet80", "prompts around the pseudo-token: imagenet80, photo, or a template"
-    )
-    seed: int = setting(0, "seed of the pseudo-tokens and of the drawn templates", low=0)
 
     @property
     def inverts(self) -> bool:

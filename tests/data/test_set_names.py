@@ -14,6 +14,7 @@ from openood_interneg.data.image_lists import BenchmarkError, ImageList
 from openood_interneg.data.store import Store
 from openood_interneg.detectors.registry import get_method, list_methods
 from openood_interneg.evaluation.evaluate import Evaluation
+from openood_interneg.negatives.stored_inversion import pseudo_token_inversion
 from openood_interneg.reproduce.exhibits import _by_id
 from openood_interneg.reproduce.options import Options
 from openood_interneg.settings import SettingsError
@@ -126,7 +127,7 @@ def test_models_of_one_set_of_weights_do_not_share_the_store(clip, benchmark, tm
     def everything(backbone, store):
         evaluation = Evaluation(benchmark, backbone, store)
         found = evaluation.feature_set(benchmark.test)
-        inverter = evaluation.inverter(settings)
+        inverter = evaluation.inverters(pseudo_token_inversion(backbone, settings))
         rows = inverter(found.features, found.ids)
         inverter.flush()
         return found.features, evaluation.source.labels("a photo of a {}"), rows

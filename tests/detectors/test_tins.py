@@ -17,12 +17,10 @@ from openood_interneg.negatives.overflow_bank import OverflowBank
 from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.negatives.word_inversion import (
     WordInverter,
-    WordPrompts,
-    last_word_positions,
+    word_prompts,
     word_texts,
 )
 from openood_interneg.settings import InterNegSettings
-from openood_interneg.vlm.pseudo_prompts import prompts_at
 
 TESTS = Path(__file__).resolve().parents[1]
 GOLDEN = Path(os.environ.get("INTERNEG_GOLDEN_TINS") or TESTS / "golden" / "tins")
@@ -89,22 +87,16 @@ def test_inversion_is_the_authors(path, golden):
         return torch.from_numpy(arrays[name])
 
     backbone = load_backbone(golden / "tiny_clip.safetensors")
-    whole, cut = word_texts(arrays["negative_words"].tolist(), str(arrays["candidate_template"]))
-    tokens = backbone.tokenizer(whole)
-    positions = last_word_positions(backbone.tokenizer(cut))
-    assert tokens.tolist() == arrays["candidate_tokens"].tolist()
-    assert positions.tolist() == arrays["candidate_positions"].tolist()
+    whole, _ = word_texts(arrays["negative_words"].tolist(), str(arrays["candidate_template"]))
     features = backbone.encode_text(whole)
     np.testing.assert_allclose(features, arrays["candidate_features"], atol=1e-5)
-    tower = backbone.text_tower
-    words = WordPrompts(
-        features=features,
-        tokens=tokens,
-        positions=positions,
-        initial=tower.token_embedding[tokens[torch.arange(len(tokens)), positions]].float(),
-        prepare=lambda ids, at: prompts_at(tower, ids, 1, at),
-    )
-    np.testing.assert_allclose(words.initial, arrays["candidate_vectors"], atol=1e-6)
+    template = str(arrays["candidate_template"])
+    words = word_prompts(backbone, arrays["negative_words"].tolist(), template, features)
+    tokens, positions = words.spell(range(len(whole)))
+    assert tokens.tolist() == arrays["candidate_tokens"].tolist()
+    assert positions.tolist() == arrays["candidate_positions"].tolist()
+    initial = words.embedding[tokens[torch.arange(len(tokens)), positions]].float()
+    np.testing.assert_allclose(initial, arrays["candidate_vectors"], atol=1e-6)
     images = tensor("image_features")
     strength = float(arrays["reg_lambda"])
     inverter = WordInverter(
