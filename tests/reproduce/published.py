@@ -1,6 +1,7 @@
-"""Spot rows of the paper's tables, transcribed apart from the experiments' YAML files.
+"""Spot rows of published tables, transcribed apart from the experiments' YAML files.
 
-(experiment, row, column, {metric: figure}); every table of the paper is in it.
+(experiment, row, column, {metric: figure}); every table of the paper is in it, and what is known of
+TINS's.
 """
 
 SPOTS = [
@@ -35,6 +36,9 @@ SPOTS = [
     ("table12", ("AdaNeg",), "Mean", {"seconds": 0.0058}),
     ("table13", ("Common-20K", "CSP"), "Average", {"AUROC": 92.06, "FPR@95": 36.56}),
     ("table13", ("Part-of-Speech", "InterNeg"), "Average", {"AUROC": 95.98, "FPR@95": 18.41}),
+    ("newer_imagenet", ("TINS",), "Average", {"AUROC": None, "FPR@95": 6.72}),
+    ("newer_cifar10", ("TINS",), "Near-OOD", {"AUROC": 95.53, "FPR@95": None}),
+    ("newer_cifar10", ("TINS",), "Far-OOD", {"AUROC": 99.53, "FPR@95": None}),
 ]
 
 # Numbers that each table prints, dashes aside.
