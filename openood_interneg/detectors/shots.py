@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from openood_interneg.detectors.base import DetectorError
+
 CONCENTRATIONS = np.geomspace(2.0, 200.0, 47)
 
 
@@ -19,15 +21,23 @@ def leave_one_out_concentration(cosine: Tensor, classes: Tensor) -> float:
 
     Returns:
         The one of `CONCENTRATIONS` with the largest mean log posterior of the shots' own classes
-        under kernel sums per class.
+        under kernel sums per class, over the shots whose class has another one.
+
+    Raises:
+        DetectorError: no class has two shots.
     """
-    off = ~torch.eye(len(cosine), dtype=torch.bool, device=cosine.device)
-    member = torch.nn.functional.one_hot(classes).to(torch.float64)
-    own = classes[:, None]
+    same = (classes[:, None] == classes).fill_diagonal_(False)
+    several = same.any(dim=1)
+    if not several.any():
+        raise DetectorError("RatioNeg needs at least two ID images of a class; give more of them")
+    exponent = cosine.double() - 1
     best, found = -math.inf, float(CONCENTRATIONS[0])
     for k in CONCENTRATIONS.tolist():
-        mass = (torch.exp(k * (cosine.double() - 1)) * off) @ member  # (n, C)
-        fit = float((mass.gather(1, own)[:, 0].log() - mass.sum(dim=1).log()).mean())
+        # In place: for 1,000 classes a matrix of this kind has 128 MB or more.
+        mass = torch.mul(exponent, k).exp_().fill_diagonal_(0)
+        total = mass.sum(dim=1)
+        own = mass.mul_(same).sum(dim=1)
+        fit = float((own[several].log() - total[several].log()).mean())
         if fit > best:
             best, found = fit, k
     return found
