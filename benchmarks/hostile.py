@@ -251,7 +251,7 @@ def run(bench: Bench, name: str, hostile: Pool, rng: np.random.Generator, classe
     calibration = bench.known_classes(bench.id_calibration, classes).features
     gamma = threshold(scores_now(detector, calibration))
     if isinstance(detector, ProtectedInterNeg):
-        detector.watch(calibration[::2], gamma)
+        detector.guard = (calibration[::2], gamma)
     stream = cat(hostile, ordinary(bench, rng, AFTER))
     rates, sizes = [], []
     for begin in range(0, len(stream.ids), BATCH):

@@ -68,7 +68,7 @@ class Threshold:
         every = max(len(rows) // GUARD_IMAGES, 1)
         self.gamma, self.tpr = gamma, float(tpr)
         self.guard = rows[::every][:GUARD_IMAGES].clone()
-        detector.watch(self.guard, gamma)
+        detector.guard = (self.guard, gamma)
         return gamma
 
     def restore(
@@ -79,7 +79,7 @@ class Threshold:
         self.guard = guard
         if guard is not None and gamma is not None:
             self.guard = guard.to(detector.space.device)
-            detector.watch(self.guard, gamma)
+            detector.guard = (self.guard, gamma)
 
     def recalibrate(self, detector: ProtectedInterNeg) -> float:
         """Takes gamma anew, for the bank as it is now.
@@ -90,7 +90,7 @@ class Threshold:
         guard = self._watched()
         gamma = _reached(detector.score(guard).score, self.tpr)
         self.gamma = gamma
-        detector.watch(guard, gamma)
+        detector.guard = (guard, gamma)
         return gamma
 
     def false_alarms(self, detector: ProtectedInterNeg) -> float:

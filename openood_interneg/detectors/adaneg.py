@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from openood_interneg.detectors.adaneg_memory import LabelMemory
 from openood_interneg.detectors.base import Detector, DetectorError, Scores, need_entries
 from openood_interneg.detectors.method import Method
+from openood_interneg.detectors.pseudo_labels import entropy, half_entropy, pseudo_labels
 from openood_interneg.detectors.scoring import group_order, grouped_score, logits
 from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.settings import NegativeSettings, setting
@@ -51,41 +52,6 @@ class AdaNegSettings(NegativeSettings):
     prediction: Literal["joint", "id"] = setting(
         "joint", "class probabilities over all texts, or over the ID labels alone"
     )
-
-
-def pseudo_labels(
-    score: Tensor, theta: float, gap: float, id_share: float = 0.5
-) -> tuple[Tensor, Tensor]:
-    """Which images are surely ID and surely OOD.
-
-    With an ID share of one half: ID above theta + g(1 - theta), OOD below theta - g theta. Where
-    ID images prevail (r > 1/2) the OOD rule becomes theta(1 - r); where OOD images do, the ID
-    rule becomes theta + (1 - r)(1 - theta).
-
-    Args:
-        score: (B,) static scores.
-        theta: threshold of the score.
-        gap: g.
-        id_share: r, share of ID among recent pseudo-labels.
-
-    Returns:
-        Two (B,) bool masks, pseudo-ID and pseudo-OOD.
-    """
-    id_gap = 1 - id_share if id_share < 0.5 else gap
-    ood_gap = id_share if id_share > 0.5 else gap
-    return score > theta + id_gap * (1 - theta), score < theta - ood_gap * theta
-
-
-def entropy(logits: Tensor) -> Tensor:
-    """Entropy of the softmax of (B, n) logits, (B,), float32 and finite for any finite logits."""
-    log_p = logits.log_softmax(dim=1)
-    return -(log_p.exp() * log_p).sum(dim=1)
-
-
-def half_entropy(logits: Tensor) -> Tensor:
-    """`entropy` with probabilities rounded to float16: NaN for a row of which one underflows."""
-    p = logits.softmax(dim=1).half().float()
-    return -(p.log() * p).sum(dim=1)
 
 
 class AdaNeg(Detector[AdaNegSettings]):
@@ -172,13 +138,40 @@ class AdaNeg(Detector[AdaNegSettings]):
     # ---- the stream ----------------------------------------------------------------------
 
     def _step(self, features: Tensor, ids: Tensor) -> Scores:
-        space, settings = self.space, self.settings
-        classes = len(space.labels)
-        every = logits(features, self._texts, space.logit_scale, settings.tau)  # (B, C + M)
+        every = self._logits(features)
         static = self._grouped(every)
         self._remember(features, every, static)
+        return self._scored(features, every, static)
 
+    def score(self, features: Tensor, ids: Tensor | None = None) -> Scores:
+        """See `Detector.score`; an image that `step` would file scores beside itself here, too."""
+        self._check(features)
+        every = self._logits(features)
+        static = self._grouped(every)
+        return self._scored(features, every, static, list(self._sure(every, static)))
+
+    def _logits(self, features: Tensor) -> Tensor:
+        """(B, C + M) logits of all labels."""
+        return logits(features, self._texts, self.space.logit_scale, self.settings.tau)
+
+    def _scored(
+        self,
+        features: Tensor,
+        every: Tensor,
+        static: Tensor,
+        alone: Sequence[tuple[int, int, float]] = (),
+    ) -> Scores:
+        """Scores with the memory as it is; each image of `alone` as if it were in it, too."""
+        settings, classes = self.settings, len(self.space.labels)
         adapted = self._adapted(features, every)
+        slots = [(*row[:2], self._memory.slot(*row[1:])) for row in alone]
+        placed = [(image, label, slot) for image, label, slot in slots if slot is not None]
+        if placed:
+            at = torch.tensor([image for image, *_ in placed], device=features.device)
+            labels = torch.tensor([label for _, label, _ in placed], device=features.device)
+            beta = settings.beta if settings.sample_adaptive else None
+            cosine = self._memory.own_cosine(features[at], [row[1:] for row in placed], beta)
+            adapted[at, labels] = cosine * (self.space.logit_scale / settings.tau)
         adaptive = self._grouped(adapted)
         score = {
             "combine": adaptive + settings.weight * static,
@@ -218,14 +211,23 @@ class AdaNeg(Detector[AdaNegSettings]):
 
     def _remember(self, features: Tensor, every: Tensor, static: Tensor) -> None:
         """Files the sure images of a batch under their labels, one by one in batch order."""
-        settings, classes = self.settings, len(self.space.labels)
-        is_id, is_ood = pseudo_labels(static, settings.theta, settings.gap)
+        settings = self.settings
         if settings.adaptive_gap:
+            is_id, is_ood = pseudo_labels(static, settings.theta, settings.gap)
             self._window.extend([1] * int(is_id.sum()) + [0] * int(is_ood.sum()))
-            share = sum(self._window) / len(self._window)
-            is_id, is_ood = pseudo_labels(static, settings.theta, settings.gap, share)
-        # ID images first: sides never share a label, so their order among each other is free.
         changed: dict[tuple[int, int], int] = {}  # (memory row, slot) -> image of the batch
+        for image, label, value in self._sure(every, static):
+            place = self._memory.place(label, value)
+            if place is not None:
+                changed[place] = image
+        self._memory.write(features, changed)
+
+    def _sure(self, every: Tensor, static: Tensor) -> Iterator[tuple[int, int, float]]:
+        """Images that are surely ID or OOD: number, label and entropy of each."""
+        settings, classes = self.settings, len(self.space.labels)
+        share = sum(self._window) / len(self._window) if settings.adaptive_gap else 0.5
+        is_id, is_ood = pseudo_labels(static, settings.theta, settings.gap, share)
+        # ID images first: sides never share a label, so their order among each other is free.
         for mask, side, offset in (
             (is_id, every[:, :classes], 0),
             (is_ood, every[:, classes:], classes),
@@ -236,12 +238,7 @@ class AdaNeg(Detector[AdaNegSettings]):
             side = side[images]
             labels = (side.argmax(dim=1) + offset).tolist()
             measure = half_entropy if settings.eviction == "half" else entropy
-            entropies = measure(side).tolist()
-            for image, label, value in zip(images.tolist(), labels, entropies, strict=True):
-                place = self._memory.place(label, value)
-                if place is not None:
-                    changed[place] = image
-        self._memory.write(features, changed)
+            yield from zip(images.tolist(), labels, measure(side).tolist(), strict=True)
 
 
 _CIFAR = {

@@ -108,24 +108,51 @@ class LabelMemory:
         ]
         return torch.cat(parts, dim=1)
 
+    def slot(self, label: int, entropy: float) -> int | None:
+        """Slot that an image of this label and entropy would go to, or None."""
+        room = self._slots - 1
+        kept = self._entropy[self._rows[label]] if label in self._rows else []
+        if len(kept) < room:
+            return len(kept) + 1
+        if not self._replace or not any(entropy < other for other in kept):
+            return None
+        return max(range(room), key=lambda i: (math.isnan(kept[i]), kept[i])) + 1  # NaN sorts last
+
     def place(self, label: int, entropy: float) -> tuple[int, int] | None:
         """Row and slot that an image of this label and entropy goes to, or None; books it."""
-        room = self._slots - 1
+        slot = self.slot(label, entropy)
+        if slot is None:
+            return None
         if label not in self._rows:
-            if room == 0:
-                return None
             self._rows[label] = len(self._rows)
             self._entropy.append([])
         row = self._rows[label]
-        kept = self._entropy[row]
-        if len(kept) < room:
-            kept.append(entropy)
-            return row, len(kept)
-        if not self._replace or not any(entropy < other for other in kept):
-            return None
-        worst = max(range(room), key=lambda i: (math.isnan(kept[i]), kept[i]))  # NaN sorts last
-        kept[worst] = entropy
-        return row, worst + 1
+        self._entropy[row][slot - 1 : slot] = [entropy]
+        return row, slot
+
+    def own_cosine(
+        self, features: Tensor, places: list[tuple[int, int]], beta: float | None
+    ) -> Tensor:
+        """cos(h, v_c) (B,) of images, each as if it alone were filed.
+
+        Args:
+            features: (B, D).
+            places: label and slot that each goes to.
+            beta: as `proxy_cosine`.
+        """
+        memory = features.new_zeros(len(features), self._slots, features.shape[1])
+        memory[:, 0] = self._texts[[label for label, _ in places]]
+        for image, (label, slot) in enumerate(places):
+            if label in self._rows:
+                memory[image] = self._memory[self._rows[label]]
+            memory[image, slot] = features[image]
+        if beta is None:
+            return (features * task_adaptive(memory)).sum(dim=1)
+        filled = memory.abs().amax(dim=2) > 0
+        a = torch.einsum("bd,bld->bl", features, memory)
+        w = (beta * (a - 1)).exp() * filled
+        total = torch.einsum("bl,bld->bd", w, memory)
+        return (w * a).sum(1) / total.norm(dim=1).clamp_min(1e-6)
 
     def write(self, features: Tensor, changed: dict[tuple[int, int], int]) -> None:
         """Writes images (B, D) of a batch where `place` said: (row, slot) -> image."""

@@ -162,6 +162,25 @@ class ANTS(Detector[ANTSSettings]):
         if self._near and self._batches >= 10 and (self._batches - 10) % 40 == 0:
             self._ask_for_lookalikes()
 
+        far, near, new = self._scored(features, id_logits, static)
+        if settings.in_score == "ada":
+            self._balance += torch.cat([new, new.new_tensor([len(features)])])
+        return Scores(pred, self._mixed(far, near))
+
+    def score(self, features: Tensor, ids: Tensor | None = None) -> Scores:
+        """See `Detector.score`; far and near are weighted as by the last batch."""
+        self._check(features)
+        space, settings = self.space, self.settings
+        id_logits = logits(features, space.labels, space.logit_scale, settings.tau)
+        static = self._mass(id_logits, features, space.negatives, settings.group_length)
+        far, near, _ = self._scored(features, id_logits, static)
+        return Scores(id_logits.argmax(dim=1), self._mixed(far, near))
+
+    def _scored(
+        self, features: Tensor, id_logits: Tensor, static: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores (B,) against far and against near texts; sums (2,) of the balanced ones."""
+        settings, space = self.settings, self.space
         long = 10 * settings.group_length
         far, far_balanced, near, near_balanced = (static,) * 4
         if self._far and self._far_rows:
@@ -174,15 +193,15 @@ class ANTS(Detector[ANTSSettings]):
             texts = space.extra["lookalike_texts"][self._near_rows]
             near = self._mass(id_logits, features, texts, settings.group_length)
             near_balanced = self._mass(id_logits, features, texts.repeat(10, 1), long)
-        if settings.in_score == "far_only":
-            return Scores(pred, far)
-        if settings.in_score == "near_only":
-            return Scores(pred, near)
-        new = [far_balanced.double().sum(), near_balanced.double().sum()]
-        self._balance += torch.tensor([*new, len(features)], dtype=torch.float64)
-        a, b = (1 - self._balance[:2] / self._balance[2]).tolist()
+        sums = torch.stack([far_balanced.double().sum(), near_balanced.double().sum()])
+        return far, near, sums.cpu()
+
+    def _mixed(self, far: Tensor, near: Tensor) -> Tensor:
+        if self.settings.in_score != "ada":
+            return far if self.settings.in_score == "far_only" else near
+        a, b = (1 - self._balance[:2] / self._balance[2].clamp_min(1)).tolist()
         share = a / (a + b) if a + b > 0 else 0.5
-        return Scores(pred, share * far + (1 - share) * near)
+        return share * far + (1 - share) * near
 
     def _mass(self, id_logits: Tensor, features: Tensor, texts: Tensor, length: int) -> Tensor:
         """Grouped score (B,) against texts (n, D) in groups of `length` or a little more."""

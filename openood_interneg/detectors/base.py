@@ -7,12 +7,14 @@ image features in stream order. Scores are high for ID and low for OOD, in every
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
+from openood_interneg.detectors.scores import Scores
 from openood_interneg.detectors.scoring import logits
+from openood_interneg.detectors.watched import Watched
 from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.settings import InternegError
 
@@ -22,13 +24,6 @@ D = TypeVar("D", bound="Detector[Any]")
 
 class DetectorError(InternegError, ValueError):
     """Input that a detector cannot take, or a detector used before `fit`."""
-
-
-class Scores(NamedTuple):
-    """pred: (B,) int64 ID class. score: (B,) float32, high = ID."""
-
-    pred: Tensor
-    score: Tensor
 
 
 def need_entries(state: Mapping[str, Tensor], names: Iterable[str]) -> None:
@@ -53,7 +48,9 @@ class Detector(Generic[S]):
     """
 
     Settings: ClassVar[type[Any]]
+    has_p: ClassVar[bool] = False  # whether its scores carry p-values
     settings: S
+    _watched: Watched | None = None
 
     def __init__(self, settings: S | None = None):
         self.settings = self.Settings() if settings is None else settings
@@ -81,6 +78,7 @@ class Detector(Generic[S]):
             DetectorError: the space lacks what this method needs.
         """
         self._space = space
+        self._watched = None
         self._fit(space)
         self.reset()
         return self
@@ -92,10 +90,21 @@ class Detector(Generic[S]):
             features: (B, D) float32 unit image features on the space's device.
             ids: (B,) int64 ids of the images, for methods that draw random numbers per image.
 
+        Returns:
+            The scores; while ID images are watched, with the threshold of each image's moment.
+
         Raises:
             DetectorError: not fitted; wrong shape; features that are not finite. Nothing of a
                 refused batch is remembered.
         """
+        self._check(features)
+        with torch.no_grad():
+            scores = self._step(features, self._ids(features, ids))
+        if self._watched is None or scores.gamma is not None:
+            return scores
+        return scores.judged_by(self.threshold)
+
+    def _check(self, features: Tensor) -> None:
         size = self.space.labels.shape[1]
         if features.shape[-1] != size or features.dim() < 2:
             raise DetectorError(
@@ -104,19 +113,85 @@ class Detector(Generic[S]):
         if not bool(torch.isfinite(features).all()):
             row = int((~torch.isfinite(features).flatten(1).all(1)).nonzero()[0])
             raise DetectorError(f"feature {row} of the batch contains NaN or infinity")
-        if ids is None:
-            ids = torch.zeros(features.shape[-2], dtype=torch.int64)
-        with torch.no_grad():
-            return self._step(features, ids)
 
     def score(self, features: Tensor, ids: Tensor | None = None) -> Scores:
-        """Scores images as `step` would, and learns nothing from them."""
-        state = self.state_dict()
-        try:
-            return self.step(features, ids)
-        finally:
-            if state:
-                self.load_state_dict(state)
+        """Scores images, each by itself, with the memory as it is, and learns nothing from them.
+
+        Args:
+            features: as for `step`.
+            ids: as for `step`.
+        """
+        if self.remembers:
+            raise NotImplementedError(f"{type(self).__name__} has a memory and no `score`")
+        self._check(features)
+        with torch.no_grad():
+            return self._step(features, self._ids(features, ids))
+
+    def _ids(self, features: Tensor, ids: Tensor | None) -> Tensor:
+        return torch.zeros(features.shape[-2], dtype=torch.int64) if ids is None else ids
+
+    @property
+    def remembers(self) -> bool:
+        """Whether scores depend on what the stream has brought."""
+        return type(self).state_dict is not Detector.state_dict
+
+    # ---- ID images whose scores are watched ------------------------------------------------
+
+    def watch(self, features: Tensor | None, tpr: float = 0.95) -> None:
+        """Keeps the scores of ID images up to date from now on; see `threshold`.
+
+        Args:
+            features: (n, D) unit features, n > 0, or (V, n, D) of views, of ID images that are
+                neither shots nor of the stream; None stops it.
+            tpr: share of ID images that the threshold lets pass, above 0.
+
+        Raises:
+            DetectorError: not fitted, or features that `step` would refuse.
+        """
+        if features is None:
+            self._watched = None
+            return
+        self._check(features)
+        self._watched = Watched(features, tpr)
+        self._watch_begins()
+
+    @property
+    def watched_scores(self) -> Tensor:
+        """(n,) scores of the watched images with the memory as it is.
+
+        Raises:
+            DetectorError: none are watched.
+        """
+        watched = self._watching()
+        with torch.no_grad():
+            if self.remembers:
+                return self._watched_now(watched)
+            if watched.scores is None:
+                watched.scores = self._watched_now(watched)
+            return watched.scores
+
+    @property
+    def threshold(self) -> float:
+        """The score that at least the share `tpr` of the watched images reaches now.
+
+        Raises:
+            DetectorError: no images are watched.
+        """
+        return self._watching().threshold(self.watched_scores)
+
+    def _watching(self) -> Watched:
+        if self._watched is None:
+            raise DetectorError("no ID images are watched; call watch(features) first")
+        return self._watched
+
+    def _watch_begins(self) -> None:
+        """Prepares what is kept for the images that are watched from now on."""
+
+    def _watched_now(self, watched: Watched) -> Tensor:
+        """(n,) scores of the watched images; methods that can, keep them and only add to them."""
+        return self.score(watched.features).score
+
+    # ---- explanations ----------------------------------------------------------------------
 
     def text_logits(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """ID logits (B, C) and negative logits (B, n) by which images are judged now.

@@ -14,6 +14,7 @@ from torch import Tensor
 from openood_interneg.detectors.base import Detector, DetectorError, Scores
 from openood_interneg.detectors.method import Method
 from openood_interneg.detectors.scoring import id_mass, logits, max_softmax
+from openood_interneg.detectors.watched import Watched, reached
 from openood_interneg.negatives.mining import Criterion, select
 from openood_interneg.negatives.text_space import TextSource, TextSpace
 from openood_interneg.settings import LabelSettings, setting
@@ -154,18 +155,47 @@ class CLIPScope(Detector[CLIPScopeSettings]):
         self.counts = counts.to(self.counts).clone()
 
     def _step(self, features: Tensor, ids: Tensor) -> Scores:
+        pred, confidence = self._confidence(features)
+        one = torch.ones_like(pred)
+        seen, total = self.counts[pred], self.counts.sum() * one
+        if self.settings.update == "sample":
+            seen, total = seen + earlier_same(pred), total + torch.arange(len(pred)).to(total)
+        gamma = None if self._watched is None else self._gamma(pred)
+        self.counts += torch.bincount(pred, minlength=len(self.counts))
+        return Scores(pred, (confidence / (seen.double() / total)).float(), gamma=gamma)
+
+    def score(self, features: Tensor, ids: Tensor | None = None) -> Scores:
+        """See `Detector.score`."""
+        self._check(features)
+        pred, confidence = self._confidence(features)
+        prior = self.counts[pred].double() / self.counts.sum()
+        return Scores(pred, (confidence / prior).float())
+
+    def _confidence(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Classes (B,) and p_k P_ID (B,), the score before the division by the class's share."""
         space = self.space
         every = logits(features, self._texts, space.logit_scale, self.settings.tau)
         z, y = every[:, : len(space.labels)], every[:, len(space.labels) :]
-        pred = z.argmax(dim=1)
-        seen, total = self.counts[pred], self.counts.sum()
+        confidence = max_softmax(z) * id_mass(z.logsumexp(dim=1), y.logsumexp(dim=1))
+        return z.argmax(dim=1), confidence
+
+    def _watch_begins(self) -> None:
+        self._watched_confidence = self._confidence(self._watching().features)
+
+    def _watched_now(self, watched: Watched) -> Tensor:
+        pred, confidence = self._watched_confidence
+        return (confidence / (self.counts[pred].double() / self.counts.sum())).float()
+
+    def _gamma(self, stream: Tensor) -> Tensor:
+        """Thresholds (B,) of images with these classes, each with the counts of its moment."""
+        pred, confidence = self._watched_confidence
+        counts, total = self.counts.expand(len(stream), -1), self.counts.sum().expand(len(stream))
         if self.settings.update == "sample":
-            seen = seen + earlier_same(pred)
-            total = total + torch.arange(len(pred), device=pred.device)
-        prior = seen.double() / total
-        score = max_softmax(z) * id_mass(z.logsumexp(dim=1), y.logsumexp(dim=1))
-        self.counts += torch.bincount(pred, minlength=len(self.counts))
-        return Scores(pred, (score / prior).float())
+            earlier = torch.nn.functional.one_hot(stream, len(self.counts)).cumsum(0).roll(1, 0)
+            earlier[:1] = 0
+            counts, total = counts + earlier, total + torch.arange(len(stream)).to(total)
+        prior = counts[:, pred].double() / total[:, None]  # (B, n)
+        return reached((confidence / prior).float(), self._watching().tpr)
 
 
 # 50th-largest of 1000 cosines and 5,000 + 5,000 nouns; the authors' code has nothing for CIFAR.

@@ -13,13 +13,14 @@ LOST_DIGITS = 1e-6  # a difference that is smaller than this share of its terms 
 
 
 class ImageMemory:
-    """A ring of at most K unit rows with weights, and what they amount to at the shots.
+    """A ring of at most K unit rows with weights, and their density at the probes.
 
     Attributes:
         rows: (K, D) float32 on the shots' device; places in use are `order`.
         weights: (K,) float64, 0 for free places. mass: their sum.
         order: places in use, oldest first.
-        shot_evidence: (n,) float64, sum over rows of w_m exp(k (cos(shot, m) - 1)).
+        probes: (n + w, D) the shots and the watched images, where the memory's density is kept.
+        evidence: (n + w,) float64, sum over rows of w_m exp(k (cos(probe, m) - 1)).
 
     Args:
         capacity: K. shots: (n, D) unit image features. concentration: k.
@@ -28,6 +29,7 @@ class ImageMemory:
 
     def __init__(self, capacity: int, shots: Tensor, concentration: float, *, refresh: bool):
         self.capacity, self.shots, self.concentration = capacity, shots, concentration
+        self.probes = shots
         self.refresh = refresh
         self.rows = torch.zeros(capacity, shots.shape[1], device=shots.device)
         self.reset()
@@ -39,7 +41,7 @@ class ImageMemory:
         self.ids = np.zeros(self.capacity, dtype=np.int64)
         self.order: deque[int] = deque()
         self.mass = 0.0
-        self.shot_evidence = np.zeros(len(self.shots))
+        self.evidence = np.zeros(len(self.probes))
         self.remembered = 0
 
     def __len__(self) -> int:
@@ -51,13 +53,22 @@ class ImageMemory:
         cosine = (features @ rows.t()).cpu().double().numpy()
         return np.exp(self.concentration * (cosine - 1))
 
-    def evidence(self, features: Tensor) -> np.ndarray:
+    def watch(self, features: Tensor) -> None:
+        """Keeps the density at these images (w, D), too."""
+        self.probes = torch.cat([self.shots, features])
+        self._watch_anew()
+
+    def _watch_anew(self) -> None:
+        count = len(self.shots)
+        self.evidence = np.concatenate([self.evidence[:count], self.sums(self.probes[count:])])
+
+    def sums(self, features: Tensor) -> np.ndarray:
         """Weighted kernel sums (B,) float64 of the memory at features (B, D)."""
         return self.kernel(features, self.rows) @ self.weights
 
-    def batch(self, features: Tensor, rows: Tensor, at_shots: np.ndarray, ids: Tensor) -> _Batch:
+    def batch(self, features: Tensor, rows: Tensor, at_probes: np.ndarray, ids: Tensor) -> _Batch:
         """A batch of the stream that is about to be walked through."""
-        return _Batch(self, features, rows, at_shots, ids)
+        return _Batch(self, features, rows, at_probes, ids)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Rows, weights and ids, oldest first, and the sums."""
@@ -67,7 +78,7 @@ class ImageMemory:
             "weights": torch.from_numpy(self.weights[places]),
             "pending": torch.from_numpy(self.pending[places]),
             "ids": torch.from_numpy(self.ids[places]),
-            "shot_evidence": torch.from_numpy(self.shot_evidence.copy()),
+            "shot_evidence": torch.from_numpy(self.evidence[: len(self.shots)].copy()),
             "mass": torch.tensor(self.mass, dtype=torch.float64),
             "remembered": torch.tensor(self.remembered),
         }
@@ -84,7 +95,7 @@ class ImageMemory:
         for name in ("weights", "pending", "ids"):
             if state[name].shape != (count,):
                 raise ValueError(f"memory.{name} has {len(state[name])} values for {count} rows")
-        if state["shot_evidence"].shape != self.shot_evidence.shape:
+        if state["shot_evidence"].shape != (len(self.shots),):
             raise ValueError("the stored memory was made with another number of ID images")
         numbers = (rows, weights, state["pending"], state["shot_evidence"], state["mass"])
         if not all(bool(torch.isfinite(part).all()) for part in numbers) or (weights < 0).any():
@@ -95,7 +106,8 @@ class ImageMemory:
         self.pending[:count] = state["pending"].double().numpy()
         self.ids[:count] = state["ids"].numpy()
         self.order.extend(range(count))
-        self.shot_evidence = state["shot_evidence"].double().numpy().copy()
+        self.evidence = state["shot_evidence"].double().numpy().copy()
+        self._watch_anew()
         self.mass = float(state["mass"])
         self.remembered = int(state["remembered"])
 
@@ -111,10 +123,10 @@ class _Batch:
         memory: ImageMemory,
         features: Tensor,
         rows: Tensor,
-        at_shots: np.ndarray,
+        at_probes: np.ndarray,
         ids: Tensor,
     ):
-        self.memory, self.rows, self.at_shots, self.ids = memory, rows, at_shots, ids
+        self.memory, self.rows, self.at_probes, self.ids = memory, rows, at_probes, ids
         capacity, size = memory.capacity, len(features)
         self.kernels = np.concatenate(
             [memory.kernel(features, memory.rows), memory.kernel(features, rows)], axis=1
@@ -137,7 +149,7 @@ class _Batch:
             return False
         left = 1 - 1 / memory.capacity
         self.weights *= left
-        memory.shot_evidence *= left
+        memory.evidence *= left
         memory.mass *= left
         return True
 
@@ -157,7 +169,7 @@ class _Batch:
         self.order.append(row)
         self.weights[row] = weight
         memory.mass += weight
-        memory.shot_evidence += weight * self.at_shots[i]
+        memory.evidence += weight * self.at_probes[i]
         memory.remembered += 1
         if memory.remembered % memory.capacity == 0:
             self._recount()
@@ -170,13 +182,13 @@ class _Batch:
             return False
         self.weights[used] += self.pending[used]
         memory.mass += float(self.pending[used].sum())
-        memory.shot_evidence += self.pending[used] @ self._at_shots(used)
+        memory.evidence += self.pending[used] @ self._at_probes(used)
         self.pending[used] = 0
         return True
 
     def evidence_of_others(self) -> tuple[np.ndarray, np.ndarray]:
         """Kernel sums (B,) of the memory after the batch without an image's own row, and masses."""
-        own = np.arange(len(self.at_shots))
+        own = np.arange(len(self.at_probes))
         # Left out, not taken off: an image's kernel with itself can dwarf all others.
         self.kernels[own, self.capacity + own] = 0
         mass = np.maximum(self.memory.mass - self.weights[self.capacity :], 0.0)
@@ -203,27 +215,27 @@ class _Batch:
     def _drop(self, row: int) -> None:
         memory, weight = self.memory, self.weights[row]
         self.weights[row] = self.pending[row] = 0
-        left = memory.shot_evidence - weight * self._at_shots(np.array([row]))[0]
-        if (left < LOST_DIGITS * memory.shot_evidence).any():
+        left = memory.evidence - weight * self._at_probes(np.array([row]))[0]
+        if (left < LOST_DIGITS * memory.evidence).any():
             self._recount()  # what is left is mostly rounding
         else:
-            memory.shot_evidence = left
+            memory.evidence = left
             memory.mass = max(memory.mass - weight, 0.0)
 
-    def _at_shots(self, rows: np.ndarray) -> np.ndarray:
-        """Kernels (m, n) of rows with the shots."""
+    def _at_probes(self, rows: np.ndarray) -> np.ndarray:
+        """Kernels (m, n + w) of rows with the probes."""
         memory, new = self.memory, rows >= self.capacity
-        out = np.empty((len(rows), len(memory.shots)))
-        out[new] = self.at_shots[rows[new] - self.capacity]
+        out = np.empty((len(rows), len(memory.probes)))
+        out[new] = self.at_probes[rows[new] - self.capacity]
         if not new.all():
             if self._falling is None:
                 # The rows that can fall out in this batch, all with one product.
                 oldest = list(memory.order)
                 if not memory.refresh:
-                    oldest = oldest[: len(self.at_shots)]
+                    oldest = oldest[: len(self.at_probes)]
                 self._oldest = {place: i for i, place in enumerate(oldest)}
                 at = torch.tensor(oldest, device=memory.rows.device)
-                self._falling = memory.kernel(memory.rows[at], memory.shots)
+                self._falling = memory.kernel(memory.rows[at], memory.probes)
             out[~new] = self._falling[[self._oldest[row] for row in rows[~new].tolist()]]
         return out
 
@@ -232,9 +244,9 @@ class _Batch:
         memory = self.memory
         used = np.fromiter(self.order, dtype=np.int64, count=len(self.order))
         old, new = used[used < self.capacity], used[used >= self.capacity]
-        evidence = self.weights[new] @ self.at_shots[new - self.capacity]
+        evidence = self.weights[new] @ self.at_probes[new - self.capacity]
         if len(old):
             at = torch.from_numpy(old).to(memory.rows.device)
-            evidence = evidence + self.weights[old] @ memory.kernel(memory.rows[at], memory.shots)
-        memory.shot_evidence = evidence
+            evidence = evidence + self.weights[old] @ memory.kernel(memory.rows[at], memory.probes)
+        memory.evidence = evidence
         memory.mass = float(self.weights[used].sum())

@@ -189,12 +189,15 @@ class ProtectedInterNeg(InterNeg):
 
     def _fit(self, space: TextSpace) -> None:
         super()._fit(space)
+        self.guard = None
         if self.protections.of_bank:
             self.bank = self._protected = ProtectedBank(self.protections, self._alarm, self.bank)
 
-    def watch(self, features: Tensor, gamma: float) -> None:
-        """Gives the guard the ID images (n, D) that it watches, and their threshold."""
-        self.guard = (features, gamma)
+    def _watch_begins(self) -> None:
+        super()._watch_begins()
+        # The guard's gamma stays: one that went with the bank would let everything in.
+        assert self._watched is not None
+        self.guard = (self._watched.features, self.threshold)
 
     def step(self, features: Tensor, ids: Tensor | None = None) -> Scores:
         """Scores the next batch; see `Detector.step`.
@@ -215,7 +218,7 @@ class ProtectedInterNeg(InterNeg):
             self._timed(features[i : i + 1], None if ids is None else ids[i : i + 1])
             for i in range(len(features))
         ]
-        return Scores(torch.cat([row.pred for row in rows]), torch.cat([row.score for row in rows]))
+        return Scores.joined(rows)
 
     def _timed(self, features: Tensor, ids: Tensor | None) -> Scores:
         self._protected.now = self.seen

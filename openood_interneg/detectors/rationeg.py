@@ -15,7 +15,8 @@ from openood_interneg.detectors.excess import ExcessDensity
 from openood_interneg.detectors.image_memory import ImageMemory
 from openood_interneg.detectors.method import Method
 from openood_interneg.detectors.scoring import logits
-from openood_interneg.detectors.shots import first_of_each_class, leave_one_out_concentration
+from openood_interneg.detectors.shots import Null, first_of_each_class, leave_one_out_concentration
+from openood_interneg.detectors.watched import Watched, rank_reached
 from openood_interneg.negatives.inversion import Inverter
 from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.settings import InversionSettings, NegativeSettings, setting
@@ -75,21 +76,6 @@ def text_ratio(id_logits: Tensor, negative_logits: Tensor) -> Tensor:
     return id_logits.amax(dim=1) - joint
 
 
-class ScoresWithP(Scores):
-    """`Scores`, unpacked as such, with the images' p-values.
-
-    Attributes:
-        p: (B,) float32 in (0, 1], the share of ID images that score as low.
-    """
-
-    p: Tensor
-
-    def __new__(cls, pred: Tensor, score: Tensor, p: Tensor) -> ScoresWithP:
-        made = super().__new__(cls, pred, score)
-        made.p = p
-        return made
-
-
 class RatioNeg(Detector[RatioNegSettings]):
     r"""A product of two likelihood ratios, neither of which carries the modality gap.
 
@@ -120,6 +106,7 @@ class RatioNeg(Detector[RatioNegSettings]):
     """
 
     Settings = RatioNegSettings
+    has_p = True
 
     def __init__(self, settings: RatioNegSettings | None = None, inverter: Inverter | None = None):
         super().__init__(settings)
@@ -202,30 +189,52 @@ class RatioNeg(Detector[RatioNegSettings]):
         prior = self.settings.prior_weight
         return np.log((prior * density + evidence) / (prior + mass))
 
-    def _null(self) -> tuple[np.ndarray, float, float]:
-        """The shots' scores with the memory as it is: sorted (n,), their mean and deviation."""
+    def _null(self) -> Null:
+        """The shots' scores, and the watched images', with the memory as it is."""
         memory = self.memory
-        scores = self._static - self._ratio(self._density, memory.shot_evidence, memory.mass)
-        return np.sort(scores), float(scores.mean()), max(float(scores.std()), 1e-12)
+        known = memory.evidence[: len(self._static)]
+        scores = self._static - self._ratio(self._density, known, memory.mass)
+        mean, deviation = float(scores.mean()), max(float(scores.std()), 1e-12)
+        gamma = None
+        if self._watched is not None:
+            raw = np.partition(self._watched_raw(), rank := self._rank)[rank]
+            gamma = float((raw - mean) / deviation)
+        return Null(np.sort(scores), mean, deviation, gamma)
 
-    def score(self, features: Tensor, ids: Tensor | None = None) -> ScoresWithP:
-        """Scores (B, D) features, each by itself, with the memory as it is, and leaves it so."""
-        memory = self.memory
+    def score(self, features: Tensor, ids: Tensor | None = None) -> Scores:
+        """See `Detector.score`; with p-values."""
+        self._check(features)
+        memory, null = self.memory, self._null()
         text, pred = self._text_ratio(features)
         density = memory.kernel(features, self._shots).mean(axis=1)
-        raw = text + np.log(density) - self._ratio(density, memory.evidence(features), memory.mass)
-        null_scores, mean, deviation = self._null()
-        below = np.searchsorted(null_scores, raw, side="right")
-        p = (1 + below) / (len(null_scores) + 1)
-        return self._scores(features, pred, (raw - mean) / deviation, p)
+        raw = text + np.log(density) - self._ratio(density, memory.sums(features), memory.mass)
+        return self._scores(features, pred, null.standard(raw), null.p(raw))
 
-    def _scores(
-        self, features: Tensor, pred: Tensor, score: np.ndarray, p: np.ndarray
-    ) -> ScoresWithP:
+    # ---- watched ID images ---------------------------------------------------------------
+
+    def _watch_begins(self) -> None:
+        watched = self._watching()
+        features = watched.features
+        text, _ = self._text_ratio(features)
+        self._watched_density = self.memory.kernel(features, self._shots).mean(axis=1)
+        self._watched_static = text + np.log(self._watched_density)
+        self._rank = rank_reached(len(features), watched.tpr)
+        self.memory.watch(features)
+
+    def _watched_raw(self) -> np.ndarray:
+        memory = self.memory
+        known = memory.evidence[len(self._static) :]
+        return self._watched_static - self._ratio(self._watched_density, known, memory.mass)
+
+    def _watched_now(self, watched: Watched) -> Tensor:
+        score = self._null().standard(self._watched_raw())
+        return torch.from_numpy(score).float().to(watched.features.device)
+
+    def _scores(self, features: Tensor, pred: Tensor, score: np.ndarray, p: np.ndarray) -> Scores:
         score_, p_ = (torch.from_numpy(x).float().to(features.device) for x in (score, p))
-        return ScoresWithP(pred, score_, p_)
+        return Scores(pred, score_, p_)
 
-    def _step(self, features: Tensor, ids: Tensor) -> ScoresWithP:
+    def _step(self, features: Tensor, ids: Tensor) -> Scores:
         settings, memory = self.settings, self.memory
         text, pred = self._text_ratio(features)
         rows = features
@@ -234,16 +243,16 @@ class RatioNeg(Detector[RatioNegSettings]):
         own = memory.kernel(features, self._shots)  # (B, n)
         density = own.mean(axis=1)
         fixed = text + np.log(density)
-        shots_of_rows = own if rows is features else memory.kernel(rows, self._images)
-        batch = memory.batch(features, rows, shots_of_rows, ids)
-        score, p = np.empty(len(features)), np.empty(len(features))
+        at_probes = own
+        if rows is not features or self._watched is not None:
+            at_probes = memory.kernel(rows, memory.probes)
+        batch = memory.batch(features, rows, at_probes, ids)
+        score, p, gamma = (np.empty(len(features)) for _ in range(3))
         null = self._null()
         for i in range(len(features)):
             raw = fixed[i] - self._ratio(density[i], batch.evidence(i), memory.mass)
-            null_scores, mean, deviation = null
-            score[i] = (raw - mean) / deviation
-            below = np.searchsorted(null_scores, raw, side="right")
-            p[i] = (1 + below) / (len(null_scores) + 1)
+            score[i], p[i] = null.standard(raw), null.p(raw)
+            gamma[i] = null.gamma
             weight = self.excess.weight(p[i])
             changed = batch.fade()
             if weight > LEAST_WEIGHT:
@@ -256,9 +265,12 @@ class RatioNeg(Detector[RatioNegSettings]):
         if settings.update == "batch":
             evidence, mass = batch.evidence_of_others()
             raw = fixed - self._ratio(density, evidence, mass)
-            score = (raw - null[1]) / null[2]
+            score, gamma[:] = null.standard(raw), null.gamma
         batch.close()
-        return self._scores(features, pred, score, p)
+        found = self._scores(features, pred, score, p)
+        if self._watched is None:
+            return found
+        return found.judged_by(torch.from_numpy(gamma).to(found.score))
 
 
 METHOD = Method(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -51,3 +52,28 @@ def first_of_each_class(rows: Tensor, classes: Tensor, count: int) -> tuple[Tens
         place[here] = torch.arange(int(here.sum()), device=classes.device)
     keep = place < count
     return rows[keep], classes[keep]
+
+
+class Null(NamedTuple):
+    """What the scores of a moment are measured by.
+
+    Attributes:
+        shots: (n,) scores of the shots, ascending.
+        mean: of them.
+        deviation: of them.
+        gamma: threshold of the watched images, on the scale of S; None where none are watched.
+    """
+
+    shots: np.ndarray
+    mean: float
+    deviation: float
+    gamma: float | None
+
+    def standard(self, raw: np.ndarray) -> np.ndarray:
+        """S of a(h) + r(h)."""
+        return (raw - self.mean) / self.deviation
+
+    def p(self, raw: np.ndarray) -> np.ndarray:
+        """The share of ID images that score as low, in (0, 1]."""
+        below = np.searchsorted(self.shots, raw, side="right")
+        return (1 + below) / (len(self.shots) + 1)

@@ -185,11 +185,9 @@ class TANL(Detector[TANLSettings]):
         self._first_id = self._activations(space.labels[order.to(space.device)])[0]
         self._first_ood = self._activations(noise)[0][-capacity:]
         chosen = self._activated(self._first_ood.mean(0) - self._first_id.mean(0))
-        # Labels and corpus make a large matrix; of that only the chosen columns are needed.
         texts = torch.cat([space.labels, self._texts[chosen]])
-        every = logits(
-            torch.cat([space.labels, noise]), texts, space.logit_scale, self.settings.tau
-        )
+        rows = torch.cat([space.labels, noise])
+        every = logits(rows, texts, space.logit_scale, self.settings.tau)
         classes = len(space.labels)
         first = activation_aware_score(every[:, :classes], every[:, classes:], self.settings.gamma)
         self._first_scores = first[-self.settings.score_capacity :]
@@ -234,6 +232,9 @@ class TANL(Detector[TANLSettings]):
         classes = len(self.space.labels)
         return activations(every[:, :classes], every[:, classes:]), every
 
+    def _pred(self, every: Tensor) -> Tensor:
+        return every[:, : len(self.space.labels)].argmax(dim=1)
+
     def _activated(self, difference: Tensor) -> Tensor:
         """Columns of the beta texts with the largest difference of activations, largest first."""
         order = difference.argsort(descending=True, stable=True)[: self._beta]
@@ -257,11 +258,23 @@ class TANL(Detector[TANLSettings]):
             mean_id = torch.lerp(fresh_id.mean(0), mean_id, settings.alpha)
         if settings.alpha < 1 and len(fresh_ood):
             mean_ood = torch.lerp(fresh_ood.mean(0), mean_ood, settings.alpha)
-        final = self._score(every, self._activated(mean_ood - mean_id))
+        columns = self._activated(mean_ood - mean_id)
+        final = self._score(every, columns)
+        gamma = None
+        if self._watched is not None:  # ranked by this batch, as its images are
+            scores = self._score(self._activations(self._watched.features)[1], columns)
+            gamma = torch.full_like(final, self._watched.threshold(scores))
 
         self._id = torch.cat([self._id, fresh_id])[-settings.capacity :]
         self._ood = torch.cat([self._ood, fresh_ood])[-settings.capacity :]
-        return Scores(every[:, : len(self.space.labels)].argmax(dim=1), final)
+        return Scores(self._pred(every), final, gamma=gamma)
+
+    def score(self, features: Tensor, ids: Tensor | None = None) -> Scores:
+        """See `Detector.score`: texts are ranked by the queues alone."""
+        self._check(features)
+        every = self._activations(features)[1]
+        columns = self._activated(self._ood.mean(0) - self._id.mean(0))
+        return Scores(self._pred(every), self._score(every, columns))
 
 
 _CIFAR = {"beta": 1000, "alpha": 0.95, "gap": 0.2, "capacity": 300, "gamma": 1}

@@ -96,7 +96,7 @@ def stream_batches(
         observers: told of each batch after it was scored.
 
     Returns:
-        pred and score, each (n,), on the detector's device.
+        Scores of n images, on the detector's device.
     """
     parts = []
     seen = 0
@@ -107,7 +107,7 @@ def stream_batches(
         seen += len(scores.pred)
         for observe in observers:
             observe(Batch(places, features, scores))
-    return Scores(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    return Scores.joined(parts)
 
 
 def stream(
@@ -130,7 +130,7 @@ def stream(
             by default the order of the lists.
 
     Returns:
-        pred and score, each (n,), in the order of the lists, on the detector's device.
+        Scores of n images in the order of the lists, on the detector's device.
     """
     at = torch.arange(len(ids)) if order is None else torch.from_numpy(order)
     if order is not None:
@@ -145,8 +145,7 @@ def stream(
         ((features[..., part, :], ids[part]) for part in parts),
         [in_lists(observe) for observe in observers],
     )
-    back = at.argsort().to(scores.pred.device)
-    return Scores(scores.pred[back], scores.score[back])
+    return scores.at(at.argsort())
 
 
 def run_mixed(

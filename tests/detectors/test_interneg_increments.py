@@ -13,7 +13,7 @@ from openood_interneg.settings import InterNegSettings
 class PlainSamples(InterNeg):
     """Algorithm 1 with every text laid out and multiplied anew for every admission."""
 
-    def _update_samples(self, features, ids, every, id_lse, score):
+    def _update_samples(self, features, ids, every, id_lse, score, gamma):
         final = score.clone()
         for i in range(len(features)):
             if final[i] < self.settings.beta:

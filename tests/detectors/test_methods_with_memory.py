@@ -95,15 +95,30 @@ def test_yaml(name):
     assert all(type(args[key]) is type(plain[key]) for key in args)
 
 
-@pytest.mark.parametrize("make", [AdaNeg, TANL, MCM])
-def test_score_says_what_step_would_and_learns_nothing(space, stream, make):
-    detector = make().fit(space)
-    detector.step(stream[:20])
-    before = {name: value.clone() for name, value in detector.state_dict().items()}
-    said = detector.score(stream[20:40])
-    for name, value in detector.state_dict().items():
-        assert torch.equal(value, before[name])
-    assert torch.equal(detector.step(stream[20:40]).score, said.score)
+@pytest.mark.parametrize("sample_adaptive", [True, False])
+@pytest.mark.parametrize("eviction", ["entropy", "first_come"])
+def test_adaneg_scores_an_image_beside_itself_as_a_batch_of_one_would(
+    space, stream, sample_adaptive, eviction
+):
+    settings = AdaNegSettings(
+        capacity=3, gap=0.1, groups=4, sample_adaptive=sample_adaptive, eviction=eviction
+    )
+    detector = AdaNeg(settings).fit(space)
+    for part in (stream[:0], stream[:40]):
+        if len(part):
+            detector.step(part)
+        state = detector.state_dict()
+        said = detector.score(stream[40:])
+        for row, pred, score in zip(stream[40:], *said, strict=True):
+            alone = detector.step(row[None])
+            detector.load_state_dict(state)
+            torch.testing.assert_close(alone.score[0], score, atol=1e-5, rtol=0)
+            assert alone.pred[0] == pred
+
+
+def test_score_of_a_method_without_a_memory_is_that_of_a_step(space, stream):
+    detector = MCM().fit(space)
+    assert torch.equal(detector.step(stream).score, detector.score(stream).score)
 
 
 def test_a_detector_has_its_space_from_fit_on(space):

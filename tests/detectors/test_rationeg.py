@@ -95,7 +95,7 @@ def test_golden(path):
     weights = detector.memory.state_dict()["weights"].numpy()
     np.testing.assert_allclose(weights, arrays["expected_memory_weights"], atol=1e-6)
     shots = detector._static - detector._ratio(
-        detector._density, detector.memory.shot_evidence, detector.memory.mass
+        detector._density, detector.memory.evidence, detector.memory.mass
     )
     np.testing.assert_allclose(shots, arrays["expected_shots"], atol=1e-4)
 

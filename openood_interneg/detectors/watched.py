@@ -1,0 +1,37 @@
+"""ID images whose scores are kept up to date, so that the threshold goes with the memory."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass
+class Watched:
+    """ID images that a detector watches.
+
+    Attributes:
+        features: (n, D) or (V, n, D).
+        tpr: share of them that the threshold lets pass.
+        scores: (n,) of a method without a memory, once they are known.
+    """
+
+    features: Tensor
+    tpr: float
+    scores: Tensor | None = None
+
+    def threshold(self, scores: Tensor) -> float:
+        """The score that at least the share `tpr` of the images reaches; see `reached`."""
+        return float(reached(scores, self.tpr))
+
+
+def rank_reached(count: int, tpr: float) -> int:
+    """How many of `count` images may lie below a threshold that the share `tpr` reaches."""
+    return min(math.floor((1 - tpr) * count + 1e-9), count - 1)
+
+
+def reached(scores: Tensor, tpr: float) -> Tensor:
+    """The largest of the scores (..., n) that at least the share `tpr` of them reaches, (...)."""
+    return scores.kthvalue(rank_reached(scores.shape[-1], tpr) + 1, dim=-1).values
