@@ -18,6 +18,7 @@ import torch
 from openood_interneg.vlm.backbones import Backbone
 from openood_interneg.vlm.device import device_name
 from openood_interneg.vlm.preprocess import Preprocess
+from openood_interneg.vlm.tokenizers import byte_pairs
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -46,7 +47,7 @@ def random_backbone(
         text_cfg=dict(width=width, heads=heads, layers=12),
         quick_gelu=True,
     )
-    tokenizer = open_clip.SimpleTokenizer()
+    tokenizer = byte_pairs()
     return Backbone(
         model, tokenizer, Preprocess(224), name=name, device=device, precision=precision
     )

@@ -42,6 +42,7 @@ from openood_interneg.settings import NegativeSettings
 from openood_interneg.vlm.backbones import Backbone
 from openood_interneg.vlm.device import pick_device
 from openood_interneg.vlm.preprocess import Preprocess
+from openood_interneg.vlm.tokenizers import byte_pairs
 
 CLASSES, PLAIN_BATCH, SAMPLED = 1000, 100, 10
 MANY, MEMORY_MIB = 150_000, 300
@@ -72,7 +73,7 @@ def small_backbone(precision: str, device: torch.device) -> Backbone:
     )
     return Backbone(
         model,
-        open_clip.SimpleTokenizer(),
+        byte_pairs(),
         Preprocess(32),
         name="small",
         device=device,

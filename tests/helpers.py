@@ -15,6 +15,7 @@ from openood_interneg.vlm.backbones import Backbone
 from openood_interneg.vlm.preprocess import Preprocess
 from openood_interneg.vlm.pseudo_prompts import PseudoPrompts, pseudo_prompts
 from openood_interneg.vlm.text_tower import FullLengthTextTower
+from openood_interneg.vlm.tokenizers import byte_pairs
 
 # different prefixes, different rests, one with nothing before and one with nothing after
 TEMPLATES = ("a photo of {}", "a {} in a video game.", "{}", "itap of my {}.", "the big {}")
@@ -44,7 +45,7 @@ def random_clip(precision="fp32", width=64, heads=2, layers=3, text=None, **opti
     )
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.12)
-    tokenizer = open_clip.SimpleTokenizer(context_length=24)
+    tokenizer = byte_pairs(24)
     return Backbone(model, tokenizer, Preprocess(32), name="random", precision=precision)
 
 

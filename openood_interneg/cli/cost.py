@@ -38,6 +38,7 @@ from openood_interneg.vlm.factory import OPENAI_BACKBONES
 from openood_interneg.vlm.precision import Precision
 from openood_interneg.vlm.preprocess import Preprocess
 from openood_interneg.vlm.prompts import prompt_set
+from openood_interneg.vlm.tokenizers import byte_pairs
 
 BATCH, GATED, REPEATS = 256, 16, 3
 STORED_PER_IMAGE = 8  # bytes of a score and a key beside the features
@@ -176,7 +177,7 @@ def random_backbone(name: str, device: str | torch.device, precision: str) -> Ba
         logging.disable(quiet)
     size = model.visual.image_size
     preprocess = Preprocess(size[0] if isinstance(size, tuple) else size)
-    tokenizer = open_clip.SimpleTokenizer()
+    tokenizer = byte_pairs()
     return Backbone(
         model,
         tokenizer,

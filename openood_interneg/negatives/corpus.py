@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
+import functools
 import gzip
 import io
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Protocol
@@ -64,7 +64,7 @@ class Corpus:
                 raise CorpusError(f"{kind} is a sequence of words, not the string {words!r}")
             object.__setattr__(self, kind, tuple(words))
 
-    @cached_property
+    @functools.cached_property
     def digest(self) -> str:
         """Digest of the words and their parts of speech, in order; a key for caches."""
         content = json.dumps([self.nouns, self.adjectives]).encode()
@@ -241,7 +241,8 @@ def _collect(name: str, entries: Iterable[WordEntry], has_lexnames: bool) -> Cor
     files: dict[tuple[str, str], frozenset[str]] = {}
     for word, part_of_speech, lexnames in entries:
         entry = (word, part_of_speech)
-        files[entry] = files.get(entry, frozenset()) | lexnames
+        known = files.get(entry)
+        files[entry] = lexnames if known is None else known | lexnames
     return Corpus(
         name=name,
         nouns=tuple(word for word, part_of_speech in files if part_of_speech == NOUN),
@@ -260,7 +261,10 @@ def _from_csv(name: str, text: str, where: str) -> Corpus:
                 f"{where}, line 1: no column {' and '.join(missing)}; the first line must be "
                 "word,part_of_speech (a column lexnames may follow)"
             )
-        entries = [_entry(row, header, where, rows.line_num) for row in rows if any(row)]
+        names = ("word", "part_of_speech", "lexnames")
+        columns = tuple(header.index(name) if name in header else -1 for name in names)
+        width = len(header)
+        entries = [_entry(row, width, columns, where, rows.line_num) for row in rows if any(row)]
     except csv.Error as failure:
         raise CorpusError(
             f"{where}, line {rows.line_num}: not sound CSV ({failure}); put a word that holds a "
@@ -271,20 +275,26 @@ def _from_csv(name: str, text: str, where: str) -> Corpus:
     return _collect(name, entries, has_lexnames="lexnames" in header)
 
 
-def _entry(row: list[str], header: list[str], where: str, line: int) -> WordEntry:
-    if len(row) != len(header):
+def _entry(
+    row: list[str], width: int, columns: tuple[int, ...], where: str, line: int
+) -> WordEntry:
+    if len(row) != width:
         raise CorpusError(
-            f"{where}, line {line}: {len(row)} columns where the header has {len(header)}; put a "
+            f"{where}, line {line}: {len(row)} columns where the header has {width}; put a "
             "word that holds a comma in quotes"
         )
-    cells = {column: cell.strip() for column, cell in zip(header, row, strict=True)}
-    if not cells["word"]:
+    word, part_of_speech, lexnames = (row[at].strip() if at >= 0 else "" for at in columns)
+    if not word:
         raise CorpusError(f"{where}, line {line}: the word is empty; write it or delete the line")
-    part_of_speech = _PARTS_OF_SPEECH.get(cells["part_of_speech"].lower())
-    if part_of_speech is None:
+    kind = _PARTS_OF_SPEECH.get(part_of_speech.lower())
+    if kind is None:
         raise CorpusError(
-            f"{where}, line {line}: unknown part of speech {cells['part_of_speech']!r}; use noun "
-            "(or n) or adjective (or adj, a, s)"
+            f"{where}, line {line}: unknown part of speech {part_of_speech!r}; use noun (or n) or "
+            "adjective (or adj, a, s)"
         )
-    lexnames = (file.strip() for file in cells.get("lexnames", "").split(";"))
-    return cells["word"], part_of_speech, frozenset(file for file in lexnames if file)
+    return word, kind, _split(lexnames)
+
+
+@functools.lru_cache(maxsize=4096)  # few combinations, and many words with each
+def _split(lexnames: str) -> frozenset[str]:
+    return frozenset(file for file in map(str.strip, lexnames.split(";")) if file)

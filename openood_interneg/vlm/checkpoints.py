@@ -6,12 +6,13 @@ import dataclasses
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from openood_interneg.settings import InternegError, first_line, shown
 from openood_interneg.vlm.preprocess import Preprocess
@@ -145,13 +146,38 @@ def load_checkpoint(path: Path) -> tuple[nn.Module, Preprocess]:
         )
 
     try:
-        with torch.device("meta"):  # names and shapes, before anything is allocated
-            _compare(build(), state)
-        model = build()
+        with _WithoutDraws():
+            with torch.device("meta"):  # names and shapes, before anything is allocated
+                _compare(build(), state)
+            model = build()
         model.load_state_dict(state)
     except Exception as error:  # open_clip raises many kinds on a bad configuration
         raise _unfit(path, error) from error
     return model, preprocess
+
+
+_DRAWS = {
+    *(Tensor.normal_, Tensor.uniform_),
+    *(nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_, nn.init.xavier_uniform_),
+}
+
+
+class _WithoutDraws(TorchFunctionMode):
+    """Random initial weights are not drawn: the values of a file take their places.
+
+    It is most of the time that a model takes to load, and the global generator stays as it was.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func in _DRAWS:
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def own_preprocess(model: Any) -> Preprocess:

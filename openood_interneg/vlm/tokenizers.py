@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -41,14 +42,20 @@ def context_length(model: nn.Module) -> int | None:
     return None
 
 
+@functools.cache
+def byte_pairs(length: int = 77) -> Tokenizer:
+    """CLIP's byte-pair encoding at a context length; its table is unpacked once a process."""
+    from open_clip.tokenizer import SimpleTokenizer
+
+    return SimpleTokenizer(context_length=length)
+
+
 def clip_tokenizer(model: nn.Module, name: str) -> Tokenizer:
     """CLIP's byte-pair encoding at the model's context length.
 
     Raises:
         TokenizerError: the model's vocabulary, context or end-of-text rule is another.
     """
-    from open_clip.tokenizer import SimpleTokenizer
-
     remedy = "pass the model's own: load_backbone(model, tokenizer=...)"
     embedding, length = token_embedding(model), context_length(model)
     if embedding is None or length is None:
@@ -68,7 +75,7 @@ def clip_tokenizer(model: nn.Module, name: str) -> Tokenizer:
             f"{name} reads the text at token {eos} and CLIP's end of text is {_CLIP_EOT}, so "
             f"CLIP's tokenizer is not the model's; {remedy}"
         )
-    return SimpleTokenizer(context_length=length)
+    return byte_pairs(length)
 
 
 def checked_tokenizer(tokenizer: Tokenizer, model: nn.Module, name: str) -> Tokenizer:

@@ -14,6 +14,7 @@ from openood_interneg.vlm.preprocess import Preprocess
 from openood_interneg.vlm.prompts import prompt_set
 from openood_interneg.vlm.pseudo_prompts import TextTowerError, pseudo_prompts
 from openood_interneg.vlm.text_tower import CausalTextTower, FullLengthTextTower
+from openood_interneg.vlm.tokenizers import byte_pairs
 
 TEXTS = ["a", "The nice cat.", "a photo of a very large dog in the snow", "x " * 90, ""]
 TEMPLATES = ("a photo of {}", "a {} in a video game.", "{}", "itap of my {}.")
@@ -74,7 +75,7 @@ def test_other_towers_run_at_full_length(text):
         vision_cfg=dict(image_size=32, layers=1, width=64, patch_size=16),
         text_cfg=dict(width=64, heads=2, layers=2, context_length=24, **text),
     )
-    tokenizer = open_clip.SimpleTokenizer(context_length=24)
+    tokenizer = byte_pairs(24)
     backbone = Backbone(model, tokenizer, Preprocess(32), name="other")
     assert isinstance(backbone.text_tower, FullLengthTextTower)
     texts = ["a cat", "two dogs in a boat"]
@@ -92,7 +93,7 @@ def test_custom_text_tower_with_causal_mask_is_fast():
         vision_cfg=dict(image_size=32, layers=1, width=64, patch_size=16),
         text_cfg=dict(width=64, heads=2, layers=2),
     )
-    backbone = Backbone(model, open_clip.SimpleTokenizer(), Preprocess(32), name="custom")
+    backbone = Backbone(model, byte_pairs(), Preprocess(32), name="custom")
     assert isinstance(backbone.text_tower, CausalTextTower)
     tokens = backbone.tokenizer(TEXTS)
     expected = F.normalize(model.encode_text(tokens), dim=-1)
