@@ -56,11 +56,21 @@ class FeatureSet:
 
 @dataclass(frozen=True)
 class Run:
-    """Scores of one stream, back in the order of the lists: ID images, then OOD images."""
+    """Scores of one stream, back in the order of the lists: ID images, then OOD images.
+
+    Attributes:
+        id_pred: (n,) classes of the ID images.
+        id_score: (n,) their scores.
+        ood_score: (m,) scores of the OOD images.
+        id_p: (n,) p-values of the ID images, of a method that has them.
+        ood_p: (m,) p-values of the OOD images.
+    """
 
     id_pred: np.ndarray
     id_score: np.ndarray
     ood_score: np.ndarray
+    id_p: np.ndarray | None = None
+    ood_p: np.ndarray | None = None
 
 
 class Batch(NamedTuple):
@@ -166,8 +176,17 @@ def run_mixed(
         observers,
         mixed_order(len(id_set), len(ood_set), seed),
     )
-    pred, score = (column.cpu().numpy() for column in scores)
-    return Run(pred[: len(id_set)], score[: len(id_set)], score[len(id_set) :])
+    pred, score, p = columns(scores)
+    own = len(id_set)
+    if p is None:
+        return Run(pred[:own], score[:own], score[own:])
+    return Run(pred[:own], score[:own], score[own:], p[:own], p[own:])
+
+
+def columns(scores: Scores) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """pred, score and p-values (None where the method has none) as arrays."""
+    p = None if scores.p is None else scores.p.cpu().numpy()
+    return scores.pred.cpu().numpy(), scores.score.cpu().numpy(), p
 
 
 def run_openood(
@@ -179,10 +198,10 @@ def run_openood(
 ) -> list[Run]:
     """OpenOOD's protocol: the ID set once, then each OOD set, a fresh start for each."""
 
-    def alone(one: FeatureSet) -> tuple[np.ndarray, np.ndarray]:
+    def alone(one: FeatureSet) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         detector.reset()
-        pred, score = stream(detector, one.features, one.ids, batch_size, observers)
-        return pred.cpu().numpy(), score.cpu().numpy()
+        return columns(stream(detector, one.features, one.ids, batch_size, observers))
 
-    pred, score = alone(id_set)
-    return [Run(pred, score, alone(ood)[1]) for ood in ood_sets]
+    pred, score, p = alone(id_set)
+    found = [alone(ood) for ood in ood_sets]
+    return [Run(pred, score, ood_score, p, ood_p) for _, ood_score, ood_p in found]

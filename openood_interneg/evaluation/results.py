@@ -178,9 +178,5 @@ def write_results(folder: Path, results: Results, run: Mapping[str, Any]) -> Non
     for (method, seed, dataset), scores in results.scores.items():
         path = folder / "scores" / f"{method}.seed{seed}.{dataset}.npz"
         with atomic_path(path) as temporary, temporary.open("wb") as file:
-            np.savez_compressed(
-                file,
-                id_score=scores.id_score,
-                ood_score=scores.ood_score,
-                id_pred=scores.id_pred,
-            )
+            arrays = {name: a for name, a in vars(scores).items() if a is not None}
+            np.savez_compressed(file, **arrays)

@@ -20,7 +20,7 @@ from openood_interneg.data.encode import Views, encode_pixels
 from openood_interneg.data.prefetch import encoded_ahead
 from openood_interneg.data.store import Store, default_root
 from openood_interneg.detectors.base import Detector
-from openood_interneg.evaluation.protocols import FeatureSet, stream_batches
+from openood_interneg.evaluation.protocols import FeatureSet, columns, stream_batches
 from openood_interneg.negatives.space_builder import TextSpaceBuilder
 from openood_interneg.negatives.stored_inversion import StoredInverters
 from openood_interneg.plugin.classes import check_loaders
@@ -53,6 +53,10 @@ class DetectorPostprocessor(SweptSettings, BasePostprocessor):
     fresh stream, follows the network's device and draws random numbers by image name, so the
     result of an image does not depend on the batch it came in.
 
+    Attributes:
+        p_values: (n,) of the images of the last `postprocess` or `inference`, in their order, of a
+            method that has p-values (RatioNeg); else None.
+
     Args:
         config: OpenOOD's config, or any mapping with its `postprocessor` block (`APS_mode`,
             `postprocessor_args`, `postprocessor_sweep`), or None for all defaults.
@@ -73,6 +77,7 @@ class DetectorPostprocessor(SweptSettings, BasePostprocessor):
     _detector: Detector | None
     _inverters: StoredInverters | None
     _seen: int  # images of the present stream
+    p_values: np.ndarray | None
 
     def __init__(
         self,
@@ -223,6 +228,7 @@ class DetectorPostprocessor(SweptSettings, BasePostprocessor):
         detector = self.detector
         scores = detector.step(self.encode(net, pixels(data), ids), ids)
         self._seen += len(ids)
+        self.p_values = None if scores.p is None else scores.p.cpu().numpy()
         return scores
 
     def inference(
@@ -248,13 +254,9 @@ class DetectorPostprocessor(SweptSettings, BasePostprocessor):
         first = next(stream, None)
         if first is None:
             raise LoaderError("the data loader is empty")
-        pred, conf = stream_batches(detector, chain([first], stream))
+        pred, conf, self.p_values = columns(stream_batches(detector, chain([first], stream)))
         self.flush()
-        return (
-            pred.cpu().numpy().astype(int),
-            conf.cpu().numpy(),
-            torch.cat(labels).numpy().astype(int),
-        )
+        return pred.astype(int), conf, torch.cat(labels).numpy().astype(int)
 
     def flush(self) -> None:
         """Writes fresh inversions to the cache, so that other streams and runs find them."""
@@ -279,11 +281,11 @@ class DetectorPostprocessor(SweptSettings, BasePostprocessor):
 
     def _forget(self) -> None:
         self._clip = self._train = self._source = self._detector = self._inverters = None
-        self._seen = 0
+        self._seen, self.p_values = 0, None
 
     def __getstate__(self) -> dict[str, Any]:
         """Settings and flags; neither the network nor what `setup` made from it."""
-        gone = ("_clip", "_train", "_source", "_detector", "_inverters", "_seen")
+        gone = ("_clip", "_train", "_source", "_detector", "_inverters", "_seen", "p_values")
         state = {k: v for k, v in self.__dict__.items() if k not in gone}
         return state | {"setup_flag": False}
 

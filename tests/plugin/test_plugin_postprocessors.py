@@ -281,3 +281,24 @@ def test_network_moves_are_followed(options, loaders, ood):
         after = made.inference(net, ood, progress=False)[1]
         assert made.detector.space.device.type == "cuda"
         np.testing.assert_allclose(before, after, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["rationeg", "tins"])
+def test_newer_methods_go_through_the_plugin(net, options, loaders, ood, name):
+    given = {"rationeg": without_inversion(options), "tins": without_inversion(options)}[name]
+    made = all_postprocessors()[name](**given | ({"groups": 1} if name == "tins" else {}))
+    made.setup(net, loaders, {})
+    assert made.p_values is None
+    pred, conf, _ = made.inference(net, ood, progress=False)
+    sets = made.feature_set(net, ood, "s", False)
+    made.reset()
+    said = stream(made.detector, sets.features, sets.ids, 8)
+    assert np.array_equal(conf, said.score.numpy()) and np.array_equal(pred, said.pred.numpy())
+    if name == "tins":
+        assert made.p_values is None and made.detector.inverted > 0
+        return
+    assert np.array_equal(made.p_values, said.p.numpy())
+    assert (made.p_values > 0).all() and (made.p_values <= 1).all()
+    one = made.postprocess(net, next(iter(ood)))
+    assert np.array_equal(made.p_values, one.p.numpy())
+    assert pickle.loads(pickle.dumps(made)).p_values is None
