@@ -18,6 +18,7 @@ WORDS = (
     "dog river engine cloud ladder noise stripes checks dots texture pattern letter bird train "
     "whale wrench gear barn banana knife chair table bottle lamp phone boat plane bridge"
 ).split()
+OPTIONS = {"images_per_class": 6, "num_negatives": 20, "steps": 3}
 # Between cuts of the stream; fp32 sums differ in their last bits, and log-sums at scale 100 too.
 TOLERANCE = 1e-4
 
@@ -53,14 +54,9 @@ def miniature():
 
 
 def plain(**values) -> InterNegDetector:
-    options = dict(
-        corpus=str(world() / "words.txt"),
-        images_per_class=6,
-        num_negatives=20,
-        steps=3,
-        cache=False,
-    )
-    return InterNegDetector(miniature(), **(options | values))
+    # texts are encoded and mined once in a process
+    places = {"corpus": str(world() / "words.txt"), "cache": world() / "store"}
+    return InterNegDetector(miniature(), **(places | OPTIONS | values))
 
 
 def fitted(**values) -> InterNegDetector:
