@@ -142,7 +142,8 @@ class BankDetector(Detector[InterNegSettings]):
         return id_mass(id_lse, negative_lse)
 
     def score(self, features: Tensor, ids: Tensor | None = None) -> Scores:
-        """Scores (B, D) features with the bank as it is and leaves it so."""
+        """See `Detector.score`."""
+        self._check(features)
         space, settings = self.space, self.settings
         id_logits = logits(features, space.labels, space.logit_scale, settings.tau)
         return Scores(id_logits.argmax(dim=1), self.score_with(features, self.bank.features))
@@ -164,8 +165,8 @@ class BankDetector(Detector[InterNegSettings]):
     def _watch_begins(self) -> None:
         # With groups nothing is kept: they are dealt anew whenever their number of texts changes.
         self._watched_bank = None
-        if self.settings.groups == 1:
-            rows = self._watching().features
+        if self._watched is not None and self.settings.groups == 1:
+            rows = self._watched.features
             self._watched_bank = WatchedBank(rows, self.space, self.settings.tau, self.bank)
 
     def _watched_now(self, watched: Watched) -> Tensor:

@@ -117,15 +117,27 @@ class Detector(Generic[S]):
     def score(self, features: Tensor, ids: Tensor | None = None) -> Scores:
         """Scores images, each by itself, with the memory as it is, and learns nothing from them.
 
+        A method with a memory scores each image here as `step` would if it came next, one by one;
+        those that can do it for all at once override this.
+
         Args:
             features: as for `step`.
             ids: as for `step`.
         """
-        if self.remembers:
-            raise NotImplementedError(f"{type(self).__name__} has a memory and no `score`")
         self._check(features)
+        ids = self._ids(features, ids)
         with torch.no_grad():
-            return self._step(features, self._ids(features, ids))
+            if not self.remembers:
+                return self._step(features, ids)
+            state = {name: value.clone() for name, value in self.state_dict().items()}
+            rows = []
+            for i in range(len(ids)):
+                try:
+                    rows.append(self._step(features[..., i : i + 1, :], ids[i : i + 1]))
+                finally:
+                    self.load_state_dict(state)
+        said = Scores.joined(rows)
+        return Scores(said.pred, said.score, said.p)
 
     def _ids(self, features: Tensor, ids: Tensor | None) -> Tensor:
         return torch.zeros(features.shape[-2], dtype=torch.int64) if ids is None else ids
@@ -148,11 +160,9 @@ class Detector(Generic[S]):
         Raises:
             DetectorError: not fitted, or features that `step` would refuse.
         """
-        if features is None:
-            self._watched = None
-            return
-        self._check(features)
-        self._watched = Watched(features, tpr)
+        if features is not None:
+            self._check(features)
+        self._watched = None if features is None else Watched(features, tpr)
         self._watch_begins()
 
     @property
@@ -185,7 +195,7 @@ class Detector(Generic[S]):
         return self._watched
 
     def _watch_begins(self) -> None:
-        """Prepares what is kept for the images that are watched from now on."""
+        """Prepares what is kept for the images that are watched now; `_watched` may be None."""
 
     def _watched_now(self, watched: Watched) -> Tensor:
         """(n,) scores of the watched images; methods that can, keep them and only add to them."""

@@ -180,7 +180,8 @@ class CLIPScope(Detector[CLIPScopeSettings]):
         return z.argmax(dim=1), confidence
 
     def _watch_begins(self) -> None:
-        self._watched_confidence = self._confidence(self._watching().features)
+        if self._watched is not None:
+            self._watched_confidence = self._confidence(self._watched.features)
 
     def _watched_now(self, watched: Watched) -> Tensor:
         pred, confidence = self._watched_confidence

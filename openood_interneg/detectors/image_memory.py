@@ -53,9 +53,9 @@ class ImageMemory:
         cosine = (features @ rows.t()).cpu().double().numpy()
         return np.exp(self.concentration * (cosine - 1))
 
-    def watch(self, features: Tensor) -> None:
-        """Keeps the density at these images (w, D), too."""
-        self.probes = torch.cat([self.shots, features])
+    def watch(self, features: Tensor | None) -> None:
+        """Keeps the density at these images (w, D), too; None: at the shots alone."""
+        self.probes = self.shots if features is None else torch.cat([self.shots, features])
         self._watch_anew()
 
     def _watch_anew(self) -> None:

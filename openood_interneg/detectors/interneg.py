@@ -8,6 +8,7 @@ from torch import Tensor
 from openood_interneg.detectors.bank_detector import BankDetector
 from openood_interneg.detectors.base import Scores
 from openood_interneg.detectors.method import Method
+from openood_interneg.detectors.watched import moved_along
 from openood_interneg.negatives.mining import criterion_margin, deviation_degree
 
 
@@ -78,10 +79,14 @@ class InterNeg(BankDetector):
         if not self.bank.offer(embeddings[good], deviation[good], ids[good.to(ids.device)]):
             return score  # same bank, same scores
         self._admitted()
-        if gamma is not None:
-            gamma[:] = self.threshold
         self._refresh(features, every, layout)
-        return self._score(id_lse, self._negative_logits(every))
+        final = self._score(id_lse, self._negative_logits(every))
+        if gamma is not None:
+            offered = gated[good]
+            own = moved_along(gamma[offered], score[offered], final[offered])
+            gamma[:] = self.threshold
+            gamma[offered] = own
+        return final
 
     def _update_samples(
         self,
@@ -122,20 +127,22 @@ class InterNeg(BankDetector):
                 continue
             self._admitted()
             rest = slice(first, None)  # the image itself and all after it
-            if gamma is not None:
-                gamma[rest] = self.threshold
+            before = final[first].clone()
             moved = self.bank.layout != layout
             self._refresh(features[rest], every[rest], layout)
             layout = self.bank.layout
-            if not single:
-                final[rest] = self._score(id_lse[rest], self._negative_logits(every[rest]))
-                continue
             negatives = self._negative_logits(every[rest])
-            if full or moved:  # a column was replaced
-                lse[rest] = negatives.logsumexp(dim=1)
-            else:  # the new column is the last one
-                lse[rest] = torch.logaddexp(lse[rest], negatives[:, -1])
-            final[rest] = self._single_score(id_lse[rest], lse[rest], negatives.shape[1])
+            if not single:
+                final[rest] = self._score(id_lse[rest], negatives)
+            else:
+                if full or moved:  # a column was replaced
+                    lse[rest] = negatives.logsumexp(dim=1)
+                else:  # the new column is the last one
+                    lse[rest] = torch.logaddexp(lse[rest], negatives[:, -1])
+                final[rest] = self._single_score(id_lse[rest], lse[rest], negatives.shape[1])
+            if gamma is not None:
+                gamma[first] = moved_along(gamma[first], before, final[first])
+                gamma[position:] = self.threshold
         return final
 
     def _candidates(self, features: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:

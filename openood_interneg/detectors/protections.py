@@ -196,8 +196,8 @@ class ProtectedInterNeg(InterNeg):
     def _watch_begins(self) -> None:
         super()._watch_begins()
         # The guard's gamma stays: one that went with the bank would let everything in.
-        assert self._watched is not None
-        self.guard = (self._watched.features, self.threshold)
+        watched = self._watched
+        self.guard = None if watched is None else (watched.features, self.threshold)
 
     def step(self, features: Tensor, ids: Tensor | None = None) -> Scores:
         """Scores the next batch; see `Detector.step`.

@@ -213,13 +213,15 @@ class RatioNeg(Detector[RatioNegSettings]):
     # ---- watched ID images ---------------------------------------------------------------
 
     def _watch_begins(self) -> None:
-        watched = self._watching()
+        watched = self._watched
+        self.memory.watch(None if watched is None else watched.features)
+        if watched is None:
+            return
         features = watched.features
         text, _ = self._text_ratio(features)
         self._watched_density = self.memory.kernel(features, self._shots).mean(axis=1)
         self._watched_static = text + np.log(self._watched_density)
         self._rank = rank_reached(len(features), watched.tpr)
-        self.memory.watch(features)
 
     def _watched_raw(self) -> np.ndarray:
         memory = self.memory

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -35,3 +36,21 @@ def rank_reached(count: int, tpr: float) -> int:
 def reached(scores: Tensor, tpr: float) -> Tensor:
     """The largest of the scores (..., n) that at least the share `tpr` of them reaches, (...)."""
     return scores.kthvalue(rank_reached(scores.shape[-1], tpr) + 1, dim=-1).values
+
+
+def moved_along(gamma: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    """A threshold that moves, in log-odds, by as much as an image's own embedding moved its score.
+
+    The image is then on the same side of it as before its embedding came in. Watched images have
+    none in the memory, so an image that is judged with its own would be rejected too often.
+
+    Args:
+        gamma: (m,) thresholds before. before, after: (m,) scores from 0 to 1.
+
+    Returns:
+        (m,)
+    """
+    parts = torch.stack([gamma.expand_as(before), before, after])
+    # A score of 0 or 1 has no log-odds; the nearest one that has stands for it.
+    old, here, there = parts.double().clamp(1e-45, 1 - 1e-16).logit()
+    return torch.sigmoid(old + (there - here)).to(after)
