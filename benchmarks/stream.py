@@ -1,6 +1,7 @@
 """A stream of a million features: time per image and memory must not grow.
 
-    python benchmarks/stream.py [--images 1000000] [--update batch|sample|both]
+    python benchmarks/stream.py [--method interneg|tins|rationeg] [--images 1000000]
+        [--update batch|sample|both]
 
 Features are drawn batch by batch (a tenth of them OOD) and not timed. The inverter is a stand-in,
 a fixed rotation: its cost is constant by construction, and this is about everything else. The
@@ -18,13 +19,17 @@ import torch
 import torch.nn.functional as F
 from common import machine, peak_bytes, resident_bytes, write
 
-from openood_interneg.detectors.interneg import InterNeg
+from openood_interneg.detectors.registry import get_method
 from openood_interneg.negatives.text_space import TextSpace
-from openood_interneg.settings import InterNegSettings
 from openood_interneg.vlm.device import pick_device
 
 BATCH = 256
 TENTHS = 10
+SHOTS = 16  # ID images of each class
+SIZES = {"interneg": (512, 100, 1000, 1000), "tins": (512, 100, 1000, 1000)}
+SIZES["rationeg"] = (512, 100, 1000, 500)
+# What a method calls the size of its memory.
+CAPACITY = {"rationeg": "memory_capacity"}
 
 
 class Drawn:
@@ -44,25 +49,32 @@ class Drawn:
         return F.normalize(torch.where(ood[:, None], noise, near), dim=1)
 
 
-def run(update: str, images: int, device: torch.device, sizes: tuple[int, int, int, int]) -> dict:
+def run(method: str, update: str, images: int, device: torch.device) -> dict:
     """One stream; seconds per batch and memory of each tenth."""
-    dim, classes, negatives, capacity = sizes
+    dim, classes, negatives, capacity = SIZES[method]
     unit = torch.nn.functional.normalize(
         torch.randn(classes + negatives + dim, dim, generator=torch.Generator().manual_seed(1))
     )
     labels, proxies = unit[:classes], F.normalize(unit[:classes] + 0.5 * unit[-classes:], dim=1)
+    own = torch.arange(classes).repeat_interleave(SHOTS)
+    noise = torch.randn(len(own), dim, generator=torch.Generator().manual_seed(2))
     space = TextSpace(
         labels=labels,
         logit_scale=100.0,
         negatives=unit[classes : classes + negatives],
         proxies=proxies,
         base=(labels * proxies).sum(1),
+        shots=F.normalize(labels[own] + F.normalize(noise, dim=1), dim=1),
+        shot_labels=own,
     ).to(device)
     rotation = torch.linalg.qr(unit[-dim:])[0].to(device)
-    settings = InterNegSettings(update=update, bank_capacity=capacity)
-    detector = InterNeg(settings, lambda h, ids: h @ rotation).fit(space)
+    row = get_method(method)
+    values = {"update": update, CAPACITY.get(method, "bank_capacity"): capacity}
+    if update == "sample":
+        values |= row.causal
+    detector = row.make(row.make_settings(values), lambda h, ids: h @ rotation).fit(space)
     drawn = Drawn(space, 0.1)
-    times, sums, memory, banks = [], [], [], []
+    times, sums, memory, banks, seen = [], [], [], [], 0
     ids = torch.arange(BATCH)
     batches = images // BATCH
     for tenth in range(TENTHS):
@@ -72,10 +84,11 @@ def run(update: str, images: int, device: torch.device, sizes: tuple[int, int, i
             start = time.perf_counter()
             detector.step(features, ids).score.sum().item()
             spent.append(time.perf_counter() - start)
+            seen += len(features)
         times.append(statistics.median(spent))
         sums.append(sum(spent))
         memory.append(resident_bytes())
-        banks.append(len(detector.bank))
+        banks.append(len(detector.memory if method == "rationeg" else detector.bank))
         print(
             f"{update:6} tenth {tenth + 1:2}: {times[-1] / BATCH * 1e6:7.2f} us an image (median), "
             f"{sums[-1]:6.1f} s, {memory[-1] / 2**20:6.0f} MiB, bank {banks[-1]}",
@@ -83,8 +96,8 @@ def run(update: str, images: int, device: torch.device, sizes: tuple[int, int, i
         )
     return {
         "update": update,
-        "images": detector.seen,
-        "inverted": detector.inverted,
+        "images": seen,
+        "inverted": getattr(detector, "inverted", 0),
         "seconds_per_image": [t / BATCH for t in times],
         "seconds_of_tenth": sums,
         "resident_mib": [round(m / 2**20, 1) for m in memory],
@@ -95,8 +108,9 @@ def run(update: str, images: int, device: torch.device, sizes: tuple[int, int, i
 
 
 def main() -> None:
-    """Runs the stream in one or both ways of updating the bank."""
+    """Runs the stream in one or both ways of updating the memory."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--method", choices=tuple(SIZES), default="interneg")
     parser.add_argument("--images", type=int, default=1_000_000)
     parser.add_argument("--update", choices=("batch", "sample", "both"), default="both")
     parser.add_argument("--device", default="auto")
@@ -104,9 +118,8 @@ def main() -> None:
     given = parser.parse_args()
     device = pick_device(given.device)
     print(machine(device))
-    sizes = (512, 100, 1000, 1000)
     ways = ("batch", "sample") if given.update == "both" else (given.update,)
-    cases = [run(update, given.images, device, sizes) for update in ways]
+    cases = [run(given.method, update, given.images, device) for update in ways]
     for case in cases:
         print(
             f"{case['update']}: last tenth over second {case['last_over_second']:.3f} (target at "
@@ -115,14 +128,15 @@ def main() -> None:
     if not given.no_write:
         head = cases[0]
         write(
-            "stream",
+            "stream" if given.method == "interneg" else f"stream_{given.method}",
             {
                 "second tenth, an image": head["seconds_per_image"][1],
                 "last tenth, an image": head["seconds_per_image"][-1],
             },
             head["last_over_second"],
             device=device,
-            sizes=dict(zip(("D", "C", "M", "K"), sizes, strict=True)),
+            method=given.method,
+            sizes=dict(zip(("D", "C", "M", "K"), SIZES[given.method], strict=True)),
             batch=BATCH,
             peak_mib=round(peak_bytes() / 2**20),
             cases=cases,
