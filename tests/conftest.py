@@ -35,7 +35,7 @@ def realbench(shared) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def tiny(golden):
     """A CLIP with random weights out of the golden vectors."""
     from openood_interneg.vlm.factory import load_backbone
@@ -43,7 +43,7 @@ def tiny(golden):
     return load_backbone(golden / "tiny_clip.safetensors")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def miniature():
     """The trained miniature CLIP."""
     from openood_interneg.vlm.factory import load_backbone

@@ -106,19 +106,17 @@ def test_a_network_refuses_names_that_are_the_same():
         resolve_class_names(["cat", "dog", "cat"])
 
 
-def test_names_alike_within_the_tokens_that_the_model_reads_are_refused_by_all():
+def test_names_alike_within_the_tokens_that_the_model_reads_are_refused_by_all(miniature):
     from openood_interneg.negatives.space_builder import TextSpaceBuilder
     from openood_interneg.plugin.network import ClipZeroShot
-    from openood_interneg.vlm.factory import load_backbone
 
-    backbone = load_backbone("miniature")
     names = ("very " * 100 + "old", "cat", "very " * 100 + "new")
     with pytest.raises(ClassNameError, match=r"\(class names 0 and 2\).*shorten or rename"):
-        TextSpaceBuilder(backbone, names).labels("nice")
+        TextSpaceBuilder(miniature, names).labels("nice")
     with pytest.raises(ClassNameError, match=r"\(class names 0 and 2\)"):
-        ClipZeroShot(backbone, names)
+        ClipZeroShot(miniature, names)
     # how much of a name is read depends on the prompt: these two differ at the 75th word
     names = ("very " * 74 + "old", "very " * 74 + "new")
-    TextSpaceBuilder(backbone, names).labels("{}")
+    TextSpaceBuilder(miniature, names).labels("{}")
     with pytest.raises(ClassNameError, match="CLIP sees no difference"):
-        TextSpaceBuilder(backbone, names).labels("a photo of a {}")
+        TextSpaceBuilder(miniature, names).labels("a photo of a {}")

@@ -11,13 +11,12 @@ from openood_interneg.data.image_lists import ImageList
 from openood_interneg.data.images import ImageError, read_rgb
 from openood_interneg.data.store import Store
 from openood_interneg.data.views import ViewMaker, view_names
-from openood_interneg.vlm.factory import load_backbone
 from openood_interneg.vlm.patches import PatchError
 
 
 @pytest.fixture(scope="module")
-def clip():
-    return load_backbone("miniature")
+def clip(miniature):
+    return miniature
 
 
 @pytest.fixture

@@ -32,8 +32,8 @@ def drawn(folder, name, colours, label=-1) -> ImageList:
 
 
 @pytest.fixture(scope="module")
-def clip():
-    return load_backbone("miniature")
+def clip(miniature):
+    return miniature
 
 
 @pytest.fixture

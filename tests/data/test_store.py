@@ -160,18 +160,16 @@ def test_a_manifest_says_whose_it_is(tmp_path):
     assert manifest["entry"] == entry.folder.name and manifest["key"] == {"seed": 0}
 
 
-def test_mined_texts_that_are_damaged_are_mined_anew(tmp_path):
+def test_mined_texts_that_are_damaged_are_mined_anew(tmp_path, miniature):
     from openood_interneg.negatives.space_builder import TextSpaceBuilder
     from openood_interneg.settings import NegativeSettings
-    from openood_interneg.vlm.factory import load_backbone
 
     words = tmp_path / "words.txt"
     words.write_text("stone\nriver\nlamp\nred car\n")
     settings = NegativeSettings(corpus=str(words), num_negatives=3, negatives="intra")
-    clip = load_backbone("miniature")
 
     def mined():
-        return TextSpaceBuilder(clip, ["circle", "star"], None, Store(tmp_path / "s")).mined(
+        return TextSpaceBuilder(miniature, ["circle", "star"], None, Store(tmp_path / "s")).mined(
             settings
         )
 

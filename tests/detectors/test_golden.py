@@ -16,12 +16,11 @@ from openood_interneg.negatives.mining import inter_modal, mine, rank_chunks
 from openood_interneg.negatives.proxies import base_cosine, image_proxies
 from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.settings import InterNegSettings
-from openood_interneg.vlm.factory import load_backbone
 
 
 @pytest.fixture(scope="module")
-def backbone(golden):
-    return load_backbone(golden / "tiny_clip.safetensors")
+def backbone(tiny):
+    return tiny
 
 
 def close(actual, expected, tolerance=1e-4):

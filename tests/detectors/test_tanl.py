@@ -22,7 +22,6 @@ from openood_interneg.detectors.tanl import (
 )
 from openood_interneg.negatives.space_builder import TextSpaceBuilder
 from openood_interneg.settings import SettingsError
-from openood_interneg.vlm.factory import load_backbone
 
 
 class SlowTANL:
@@ -199,8 +198,8 @@ def test_noise_images():
     assert set(noise[12:].unique().tolist()) == {0.0, 1.0}
 
 
-def test_tanl_space(golden, tmp_path):
-    backbone = load_backbone(golden / "tiny_clip.safetensors")
+def test_tanl_space(tiny, tmp_path):
+    backbone = tiny
     words = tmp_path / "words.txt"
     words.write_text("\n".join(f"word{i}" for i in range(25)))
     source = TextSpaceBuilder(backbone, ["cat", "dog", "ship"])

@@ -9,7 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openood_interneg import load_backbone
 from openood_interneg.detectors.base import DetectorError
 from openood_interneg.detectors.interneg import InterNeg
 from openood_interneg.detectors.tins import TINS, TINSSettings, shifted_target
@@ -80,13 +79,13 @@ def test_stream_is_the_authors(path):
 
 
 @pytest.mark.parametrize("path", INVERSIONS, ids=lambda path: path.stem)
-def test_inversion_is_the_authors(path, golden):
+def test_inversion_is_the_authors(path, tiny):
     arrays = dict(np.load(path))
 
     def tensor(name):
         return torch.from_numpy(arrays[name])
 
-    backbone = load_backbone(golden / "tiny_clip.safetensors")
+    backbone = tiny
     whole, _ = word_texts(arrays["negative_words"].tolist(), str(arrays["candidate_template"]))
     features = backbone.encode_text(whole)
     np.testing.assert_allclose(features, arrays["candidate_features"], atol=1e-5)

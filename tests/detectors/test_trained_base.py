@@ -22,7 +22,6 @@ from openood_interneg.detectors.registry import get_method
 from openood_interneg.detectors.supreme import Supreme
 from openood_interneg.detectors.zoc import ZOC
 from openood_interneg.settings import SettingsError, as_mapping
-from openood_interneg.vlm.factory import load_backbone
 from openood_interneg.vlm.patches import PatchError, encode_with_patches
 from openood_interneg.vlm.trained_prompts import (
     TrainedPromptError,
@@ -135,8 +134,7 @@ def patches_by_hand(model, images):
     return F.normalize((visual.ln_post(x) @ visual.proj)[:, 1:], dim=-1).transpose(0, 1)
 
 
-def test_patch_features(golden):
-    backbone = load_backbone(golden / "tiny_clip.safetensors")
+def test_patch_features(backbone):
     images = randn(3, 3, 32, 32)
     views = encode_with_patches(backbone, images)
     assert views.shape == (1 + 16, 3, 64)

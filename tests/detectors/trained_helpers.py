@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from openood_interneg.detectors.registry import get_method
 from openood_interneg.negatives.space_builder import TextSpaceBuilder
 from openood_interneg.negatives.text_space import TextSpace
-from openood_interneg.vlm.factory import load_backbone
 
 NAMES = ("cat", "sea lion", "tabby_cat", "ship")
 
@@ -27,8 +26,8 @@ def unit(*shape, seed=0):
 
 
 @pytest.fixture(scope="module")
-def backbone(golden):
-    return load_backbone(golden / "tiny_clip.safetensors")
+def backbone(tiny):
+    return tiny
 
 
 @pytest.fixture(scope="module")

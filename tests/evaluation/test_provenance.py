@@ -13,7 +13,6 @@ from openood_interneg.evaluation import provenance
 from openood_interneg.evaluation.evaluate import Evaluation
 from openood_interneg.evaluation.provenance import run_record
 from openood_interneg.negatives.corpus import load_corpus
-from openood_interneg.vlm.factory import load_backbone
 
 
 def small_benchmark(folder) -> Benchmark:
@@ -26,10 +25,10 @@ def small_benchmark(folder) -> Benchmark:
     return Benchmark("shapes", ("circle",), None, test, (), (sets[1],))
 
 
-def test_a_run_remembers_its_commit_and_its_corpus(tmp_path, monkeypatch):
+def test_a_run_remembers_its_commit_and_its_corpus(tmp_path, monkeypatch, miniature):
     words = tmp_path / "words.txt"
     words.write_text("stone\nriver\n")
-    evaluation = Evaluation(small_benchmark(tmp_path), load_backbone("miniature"))
+    evaluation = Evaluation(small_benchmark(tmp_path), miniature)
     plans = [
         (method, method.make_settings({"corpus": str(words)} if name != "mcm" else {}))
         for name in ("mcm", "neglabel", "clipscope")

@@ -7,7 +7,7 @@ from openood_standin import CLASSES, WORDS, write_cifar10  # puts OpenOOD on the
 from real_openood import QUICK
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def root(tmp_path_factory):
     """A data root on which OpenOOD's benchmark `cifar10` runs, with names.txt and words.txt."""
     folder = write_cifar10(tmp_path_factory.mktemp("data"))
