@@ -164,11 +164,15 @@ def test_eval_without_a_folder_draws_the_miniature(monkeypatch, interneg, tmp_pa
 
 def test_a_method_that_gives_nan_is_named(world, interneg, monkeypatch):
     from openood_interneg.detectors.mcm import MCM
+    from openood_interneg.detectors.scores import Scores
 
     step = MCM._step
-    monkeypatch.setattr(
-        MCM, "_step", lambda self, *args: (s := step(self, *args))._replace(score=s.score * np.nan)
-    )
+
+    def spoilt(self, *args):
+        pred, score = step(self, *args)
+        return Scores(pred, score * np.nan)
+
+    monkeypatch.setattr(MCM, "_step", spoilt)
     code, _, err = interneg(*on(world), "--methods", "mcm")
     assert code == 1 and "method 'mcm' gives NaN or infinity for" in err
 
