@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
+from openood_interneg.settings import shown
 from openood_interneg.vlm.backbones import Backbone
+from openood_interneg.vlm.checkpoints import image_size
+from openood_interneg.vlm.clip_weights import CheckpointError
 from openood_interneg.vlm.device import pick_device
+from openood_interneg.vlm.dual_encoder import hf_tokenizer
+from openood_interneg.vlm.hf_layout import hf_preprocess
 from openood_interneg.vlm.loaders.base import CHECKPOINT_SUFFIXES, WeightsError, find_loader
 from openood_interneg.vlm.loaders.open_clip_names import OPENAI_BACKBONES
 from openood_interneg.vlm.precision import Precision, warn_of_emulation
+from openood_interneg.vlm.preprocess import Preprocess
 from openood_interneg.vlm.tokenizers import Tokenizer, checked_tokenizer, clip_tokenizer
 
 __all__ = ["OPENAI_BACKBONES", "WeightsError", "backbone_label", "load_backbone"]
@@ -25,6 +32,7 @@ def load_backbone(
     precision: Precision = "fp32",
     name: str | None = None,
     tokenizer: Tokenizer | None = None,
+    processor: Any = None,
 ) -> Backbone:
     """Loads a frozen CLIP.
 
@@ -32,14 +40,17 @@ def load_backbone(
         source: one of the paper's backbones (RN50, RN101, ViT-B/32, ViT-B/16, ViT-L/14; OpenAI's
             weights through open_clip), an open_clip model name with `pretrained`, a local
             checkpoint (.safetensors, .pt, .pth, .bin in OpenAI's state-dict layout), the word
-            "miniature" for the embedded one, or a model object of the packages `clip` or
-            `open_clip`.
+            "miniature" for the embedded one, a folder or a name "owner/model" of Hugging Face, or a
+            model object of the packages `clip`, `open_clip` or `transformers`.
         pretrained: open_clip's tag or a weights file for it.
         device: explicit; nothing is moved later. "auto" is a GPU if there is one.
         precision: of the towers' matrix products, see `Backbone`.
         name: shown in tables; by default the source's.
         tokenizer: list of n texts -> (n, context) int64. By default the named model's own; for an
-            object or a checkpoint CLIP's, which is refused where the vocabulary is another.
+            object or a checkpoint CLIP's, which is refused where the vocabulary is another. One of
+            transformers is taken, too.
+        processor: what images need: a `Preprocess`, or a processor of transformers; by default the
+            model's own. Objects of transformers that are no CLIP need one.
 
     The activation is the one that the weights were trained with: a tag's as open_clip has it,
     QuickGELU for the paper's five names with OpenAI's weights or a file. A JSON file beside a
@@ -59,11 +70,40 @@ def load_backbone(
     loader = find_loader(source, pretrained)
     loaded = loader.load(source, pretrained, own_tokenizer=tokenizer is None)
     model, label = loaded.model, name or loaded.label
+    preprocess = loaded.preprocess if processor is None else _preprocess(processor, model, label)
+    if preprocess is None:
+        raise CheckpointError(
+            f"{label}: an object of transformers does not hold what its images need; pass "
+            "load_backbone(model, tokenizer=..., processor=...)"
+        )
+    if hasattr(tokenizer, "pad_token_id"):  # of transformers
+        tokenizer = hf_tokenizer(tokenizer, model)
     tokenizer = tokenizer or loaded.tokenizer or clip_tokenizer(model, label)
     tokenizer = checked_tokenizer(tokenizer, model, label)
-    return Backbone(
-        model, tokenizer, loaded.preprocess, name=label, device=device, precision=precision
-    )
+    return Backbone(model, tokenizer, preprocess, name=label, device=device, precision=precision)
+
+
+def _preprocess(processor: Any, model: nn.Module, label: str) -> Preprocess:
+    """What a `Preprocess`, or a processor of transformers, says.
+
+    Raises:
+        CheckpointError: it is neither, or not for the model's size of images.
+    """
+    size = image_size(model)
+    if isinstance(processor, Preprocess):
+        found = processor
+    else:
+        config: dict[str, Any] = getattr(
+            getattr(processor, "image_processor", processor), "to_dict", dict
+        )()
+        if not config:
+            raise CheckpointError(
+                f"processor is {shown(processor)}; pass a Preprocess or a processor of transformers"
+            )
+        found = hf_preprocess(config, size or 224, f"the processor of {label}")
+    if size not in (None, found.size):
+        raise CheckpointError(f"the processor gives squares of {found.size}, {label} takes {size}")
+    return found
 
 
 def backbone_label(source: str | Path) -> str:

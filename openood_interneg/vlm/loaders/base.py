@@ -29,13 +29,14 @@ class LoadedModel:
 
     Attributes:
         model: with `encode_image`, `encode_text`, `visual` and `logit_scale`, float32, on the CPU.
-        preprocess: what images need before `encode_image`.
+        preprocess: what images need before `encode_image`; None where the model does not tell, so
+            that the caller must.
         label: shown in tables and errors.
         tokenizer: the model's own; None for CLIP's byte-pair encoding.
     """
 
     model: nn.Module
-    preprocess: Preprocess
+    preprocess: Preprocess | None
     label: str
     tokenizer: Tokenizer | None = None
 
