@@ -15,6 +15,7 @@ from openood_interneg.detectors.base import Detector, DetectorError, Scores, nee
 from openood_interneg.detectors.method import Method
 from openood_interneg.detectors.pseudo_labels import entropy, half_entropy, pseudo_labels
 from openood_interneg.detectors.scoring import group_order, grouped_score, logits
+from openood_interneg.detectors.watched import LARGEST
 from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.settings import NegativeSettings, setting
 
@@ -97,6 +98,7 @@ class AdaNeg(Detector[AdaNegSettings]):
         self._texts = torch.cat([space.labels, space.negatives])  # (C + M, D)
         order = group_order(len(space.negatives), self.settings.groups).to(space.device)
         self._columns = order + len(space.labels)  # of the negatives that are scored
+        self._known: Tensor | None = None  # logits of the watched images
 
     def reset(self) -> None:
         """Forgets all images; every proxy is its text again."""
@@ -146,9 +148,18 @@ class AdaNeg(Detector[AdaNegSettings]):
     def score(self, features: Tensor, ids: Tensor | None = None) -> Scores:
         """See `Detector.score`; an image that `step` would file scores beside itself here, too."""
         self._check(features)
-        every = self._logits(features)
+        watched = self._watched is not None and features is self._watched.features
+        every = self._known if watched and self._known is not None else self._logits(features)
         static = self._grouped(every)
         return self._scored(features, every, static, list(self._sure(every, static)))
+
+    def _watch_begins(self) -> None:
+        watched, self._known = self._watched, None
+        if watched is not None and len(watched.features) * len(self._texts) <= LARGEST:
+            self._known = self._logits(watched.features)
+
+    def _moment(self) -> object:
+        return self._memory.moment, self._share
 
     def _logits(self, features: Tensor) -> Tensor:
         """(B, C + M) logits of all labels."""
@@ -222,11 +233,14 @@ class AdaNeg(Detector[AdaNegSettings]):
                 changed[place] = image
         self._memory.write(features, changed)
 
+    @property
+    def _share(self) -> float:
+        return sum(self._window) / len(self._window) if self.settings.adaptive_gap else 0.5
+
     def _sure(self, every: Tensor, static: Tensor) -> Iterator[tuple[int, int, float]]:
         """Images that are surely ID or OOD: number, label and entropy of each."""
         settings, classes = self.settings, len(self.space.labels)
-        share = sum(self._window) / len(self._window) if settings.adaptive_gap else 0.5
-        is_id, is_ood = pseudo_labels(static, settings.theta, settings.gap, share)
+        is_id, is_ood = pseudo_labels(static, settings.theta, settings.gap, self._share)
         # ID images first: sides never share a label, so their order among each other is free.
         for mask, side, offset in (
             (is_id, every[:, :classes], 0),

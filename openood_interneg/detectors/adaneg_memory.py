@@ -54,6 +54,7 @@ class LabelMemory:
 
     def __init__(self, texts: Tensor, slots: int, *, replace: bool):
         self._texts, self._slots, self._replace = texts, slots, replace
+        self.moment: tuple[object, int] = object(), 0  # differs when images have come
         self._rows: dict[int, int] = {}  # label -> row of the memory
         self._memory = texts.new_zeros(0, slots, texts.shape[1])  # slot 0: text
         self._gram = texts.new_zeros(0, slots, slots)
@@ -158,6 +159,7 @@ class LabelMemory:
         """Writes images (B, D) of a batch where `place` said: (row, slot) -> image."""
         if not changed:
             return
+        self.moment = self.moment[0], self.moment[1] + 1
         have, need = len(self._memory), len(self._rows)
         if need > have:  # doubling: a long stream allocates now and then, not for every batch
             new = max(need, min(2 * have, len(self._texts))) - have

@@ -15,7 +15,7 @@ from openood_interneg.detectors.scoring import (
     logits,
 )
 from openood_interneg.detectors.watched import Watched
-from openood_interneg.detectors.watched_bank import WatchedBank
+from openood_interneg.detectors.watched_bank import BesideBank, WatchedBank, WatchedGroups, beside
 from openood_interneg.negatives.bank import NegativeBank
 from openood_interneg.negatives.inversion import Inverter
 from openood_interneg.negatives.text_space import TextSpace
@@ -61,7 +61,7 @@ class BankDetector(Detector[InterNegSettings]):
         self._bank_rows = self._texts[fixed:]
         self.bank = NegativeBank(capacity, dim, space.device)
         self._floor = floor
-        self._watched_bank: WatchedBank | None = None
+        self._beside: BesideBank | None = None
         self._ordered = 0, torch.arange(0, device=space.device)  # a number of columns, their order
 
     def reset(self) -> None:
@@ -163,25 +163,27 @@ class BankDetector(Detector[InterNegSettings]):
     # ---- watched ID images ---------------------------------------------------------------
 
     def _watch_begins(self) -> None:
-        # With groups nothing is kept: they are dealt anew whenever their number of texts changes.
-        self._watched_bank = None
-        if self._watched is not None and self.settings.groups == 1:
-            rows = self._watched.features
-            self._watched_bank = WatchedBank(rows, self.space, self.settings.tau, self.bank)
+        watched, settings = self._watched, self.settings
+        self._beside = None
+        if watched is not None:
+            images, groups = watched.features, settings.groups
+            self._beside = beside(self.bank, images, self.space, settings.tau, groups)
 
     def _watched_now(self, watched: Watched) -> Tensor:
-        kept = self._watched_bank
+        kept = self._beside
         if kept is None:
             return self.score(watched.features).score
         kept.follow(self.bank)
+        if isinstance(kept, WatchedGroups):
+            return self._score(kept.id_lse, kept.logits.index_select(1, self._columns))
+        assert isinstance(kept, WatchedBank)
         count = len(self.space.negatives) + len(self.bank)
         if not count:
             return torch.ones_like(kept.id_lse, dtype=torch.float32)
-        score = self._single_score(kept.id_lse, kept.negative_lse, count)
-        return score.float().to(watched.features.device)
+        return self._single_score(kept.id_lse, kept.negative_lse, count).float()
 
     def _admitted(self) -> None:
         """The bank took what it was offered."""
         self._bank_changed()
-        if self._watched_bank is not None:
-            self._watched_bank.admitted(self.bank)
+        if self._beside is not None:
+            self._beside.admitted(self.bank)

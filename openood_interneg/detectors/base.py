@@ -173,11 +173,10 @@ class Detector(Generic[S]):
             DetectorError: none are watched.
         """
         watched = self._watching()
+        moment = self._moment()
         with torch.no_grad():
-            if self.remembers:
-                return self._watched_now(watched)
-            if watched.scores is None:
-                watched.scores = self._watched_now(watched)
+            if watched.scores is None or moment is None or moment != watched.moment:
+                watched.scores, watched.moment = self._watched_now(watched), moment
             return watched.scores
 
     @property
@@ -196,6 +195,10 @@ class Detector(Generic[S]):
 
     def _watch_begins(self) -> None:
         """Prepares what is kept for the images that are watched now; `_watched` may be None."""
+
+    def _moment(self) -> object:
+        """What differs when scores may have changed; None where that is not known."""
+        return None if self.remembers else ()
 
     def _watched_now(self, watched: Watched) -> Tensor:
         """(n,) scores of the watched images; methods that can, keep them and only add to them."""

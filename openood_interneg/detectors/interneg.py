@@ -43,10 +43,10 @@ class InterNeg(BankDetector):
 
     def _step(self, features: Tensor, ids: Tensor) -> Scores:
         if not self.bank.settled:  # once per batch, so that a resumed stream is laid out alike
-            if self._watched_bank is None:
+            if self._beside is None:
                 self.bank.settle()
             else:
-                self._watched_bank.settle(self.bank)
+                self._beside.settle(self.bank)
             self._bank_changed()
         every = self._all_logits(features)
         id_logits = every[:, : len(self.space.labels)]

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+LARGEST = 1 << 26  # numbers that are kept of watched images at most
+
 
 @dataclass
 class Watched:
@@ -16,12 +18,14 @@ class Watched:
     Attributes:
         features: (n, D) or (V, n, D).
         tpr: share of them that the threshold lets pass.
-        scores: (n,) of a method without a memory, once they are known.
+        scores: (n,), as far as they are known.
+        moment: of the memory when they were; see `Detector._moment`.
     """
 
     features: Tensor
     tpr: float
     scores: Tensor | None = None
+    moment: object = None
 
     def threshold(self, scores: Tensor) -> float:
         """The score that at least the share `tpr` of the images reaches; see `reached`."""

@@ -1,4 +1,4 @@
-"""Watched ID images beside a bank: an admitted embedding is one more column of their sums."""
+"""Watched ID images beside a bank: what is kept of them, so that an admission costs a column."""
 
 from __future__ import annotations
 
@@ -6,14 +6,95 @@ import torch
 from torch import Tensor
 
 from openood_interneg.detectors.scoring import logits
+from openood_interneg.detectors.watched import LARGEST
 from openood_interneg.negatives.bank import NegativeBank
 from openood_interneg.negatives.text_space import TextSpace
 
 LOST_DIGITS = 1e-6  # a difference that is smaller than this share of its terms is made anew
 
 
-class WatchedBank:
-    """Log-sums over mined negatives and bank at the watched images (G = 1), in float64 on the CPU.
+class BesideBank:
+    """Numbers of images that go with the rows of a bank.
+
+    Args:
+        features: (n, D) unit features of the images.
+        space: labels and mined negatives.
+        tau: temperature.
+        bank: whose rows come and go.
+    """
+
+    layout = -1  # of the bank, when the numbers were last right
+
+    def __init__(self, features: Tensor, space: TextSpace, tau: float, bank: NegativeBank):
+        self.features, self.scale, self.tau = features, space.logit_scale, tau
+
+    def recount(self, bank: NegativeBank) -> None:
+        """Everything of the bank anew."""
+        raise NotImplementedError
+
+    def admitted(self, bank: NegativeBank) -> None:
+        """Takes the rows that the last `offer` wrote."""
+        raise NotImplementedError
+
+    def follow(self, bank: NegativeBank) -> None:
+        """Rows of the bank may have moved: counts anew if they have."""
+        if bank.layout != self.layout:
+            self.recount(bank)
+
+    def settle(self, bank: NegativeBank) -> None:
+        """Settles the bank, whose rows move."""
+        ranking, known = bank.ranking.clone(), bank.layout == self.layout
+        bank.settle()
+        if known:
+            self._moved(ranking)
+            self.layout = bank.layout
+
+    def _moved(self, ranking: Tensor) -> None:
+        """Row i of the bank is what row `ranking[i]` was."""
+        raise NotImplementedError
+
+    def _logits(self, texts: Tensor) -> Tensor:
+        return logits(self.features, texts, self.scale, self.tau)
+
+
+class WatchedGroups(BesideBank):
+    """Logits of the watched images with all negatives, for scores over groups of them.
+
+    Groups are dealt anew whenever the number of negatives changes, so sums of them are of no use.
+
+    Attributes:
+        id_lse: (n,) log-sums over the labels.
+        logits: (n, M + K) of mined negatives and the bank's places; free places undefined.
+    """
+
+    def __init__(self, features: Tensor, space: TextSpace, tau: float, bank: NegativeBank):
+        super().__init__(features, space, tau, bank)
+        self.id_lse = self._logits(space.labels).logsumexp(dim=1)
+        self.mined = len(space.negatives)
+        self.logits = features.new_empty(len(features), self.mined + bank.capacity)
+        self.logits[:, : self.mined] = self._logits(space.negatives)
+        self.recount(bank)
+
+    def recount(self, bank: NegativeBank) -> None:
+        """See `BesideBank`."""
+        self.layout = bank.layout
+        self.logits[:, self.mined : self.mined + len(bank)] = self._logits(bank.places)
+
+    def admitted(self, bank: NegativeBank) -> None:
+        """See `BesideBank`."""
+        if bank.layout != self.layout:
+            self.recount(bank)
+        else:
+            self.logits[:, self.mined + bank.written] = self._logits(bank.places[bank.written])
+
+    def _moved(self, ranking: Tensor) -> None:
+        self.logits[:, self.mined : self.mined + len(ranking)] = self.logits[
+            :, self.mined + ranking
+        ]
+
+
+class WatchedBank(BesideBank):
+    """Log-sums over mined negatives and bank at the watched images (G = 1), in float64.
 
     Per image and embedding of the bank it keeps exp(logit - shift), shift being the image's own
     largest log-sum before the stream: an admission adds one column, a replaced embedding takes
@@ -21,18 +102,12 @@ class WatchedBank:
 
     Attributes:
         id_lse: (n,) log-sums over the labels.
-
-    Args:
-        features: (n, D) unit features of the watched images.
-        space: labels and mined negatives.
-        tau: temperature.
-        bank: whose rows come and go.
     """
 
     def __init__(self, features: Tensor, space: TextSpace, tau: float, bank: NegativeBank):
-        self.features, self.scale, self.tau = features, space.logit_scale, tau
-        self.id_lse = self._logits(space.labels).logsumexp(dim=1)
-        mined = self._logits(space.negatives).logsumexp(dim=1)
+        super().__init__(features, space, tau, bank)
+        self.id_lse = self._logits(space.labels).double().logsumexp(dim=1)
+        mined = self._logits(space.negatives).double().logsumexp(dim=1)
         self.shift = torch.maximum(self.id_lse, mined)
         self.mined = (mined - self.shift).exp()
         self.terms = self.mined.new_zeros(0, len(features))  # (slots, n)
@@ -43,29 +118,23 @@ class WatchedBank:
         """(n,) log-sums over all negatives; -inf for none."""
         return self.shift + (self.mined + self.total).log()
 
+    def _sum(self) -> None:
+        self.since = 0  # rows written since the sums were made
+        self.total: Tensor = self.terms[: self.size].sum(dim=0)
+
     def recount(self, bank: NegativeBank) -> None:
-        """Everything of the bank anew."""
+        """See `BesideBank`."""
         self.layout, self.size = bank.layout, len(bank)
         self.slots = torch.arange(bank.capacity)  # of each place of the bank
         self._room(self.size)
         self.terms[: self.size] = self._terms(bank.places)
-        self.total = self.terms[: self.size].sum(dim=0)
+        self._sum()
 
-    def follow(self, bank: NegativeBank) -> None:
-        """Rows of the bank may have moved: counts anew if they have."""
-        if bank.layout != self.layout:
-            self.recount(bank)
-
-    def settle(self, bank: NegativeBank) -> None:
-        """Settles the bank; its rows move, and the columns need not."""
-        ranking, known = bank.ranking.cpu().clone(), bank.layout == self.layout
-        bank.settle()
-        if known:
-            self.slots[: self.size] = self.slots[ranking]
-            self.layout = bank.layout
+    def _moved(self, ranking: Tensor) -> None:
+        self.slots[: self.size] = self.slots[ranking.cpu()]  # the columns need not move
 
     def admitted(self, bank: NegativeBank) -> None:
-        """Takes the rows that the last `offer` wrote."""
+        """See `BesideBank`."""
         if bank.layout != self.layout:
             self.recount(bank)
             return
@@ -77,8 +146,11 @@ class WatchedBank:
         self.terms[slots] = fresh
         self.size = len(bank)
         left = self.total - gone
-        if bool((left <= LOST_DIGITS * gone).any()) or not bool(torch.isfinite(left).all()):
-            self.total = self.terms[: self.size].sum(dim=0)  # what was left is mostly rounding
+        self.since += len(written)
+        # What is left of a large sum is mostly rounding; what many sums leave adds up.
+        lost = (left <= LOST_DIGITS * gone).any() or not torch.isfinite(left).all()
+        if bool(lost) or self.since >= bank.capacity:
+            self._sum()
         else:
             self.total = left + fresh.sum(dim=0)
 
@@ -89,7 +161,15 @@ class WatchedBank:
             self.terms = torch.cat([self.terms, more])
 
     def _terms(self, rows: Tensor) -> Tensor:
-        return (self._logits(rows) - self.shift[:, None]).exp().t()
+        return (self._logits(rows).double() - self.shift[:, None]).exp().t()
 
-    def _logits(self, texts: Tensor) -> Tensor:
-        return logits(self.features, texts, self.scale, self.tau).cpu().double()
+
+def beside(
+    bank: NegativeBank, features: Tensor, space: TextSpace, tau: float, groups: int
+) -> BesideBank | None:
+    """What is kept of images for scores over so many groups; None where it would be too much."""
+    if groups == 1:
+        return WatchedBank(features, space, tau, bank)
+    if len(features) * (len(space.negatives) + bank.capacity) > LARGEST:
+        return None
+    return WatchedGroups(features, space, tau, bank)

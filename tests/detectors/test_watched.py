@@ -221,7 +221,7 @@ def test_sums_of_a_bank_are_those_made_anew(seed, capacity, cuts, batch):
         detector.step(part)
         fresh = WatchedBank(calibration, space, 1.0, detector.bank)
         torch.testing.assert_close(
-            detector._watched_bank.negative_lse, fresh.negative_lse, atol=1e-5, rtol=0
+            detector._beside.negative_lse, fresh.negative_lse, atol=1e-5, rtol=0
         )
 
 
@@ -314,3 +314,33 @@ def test_scores_are_a_pair_that_carries_more():
     assert both.gamma.tolist() == pytest.approx([0.2] * 3 + [0.0] * 3) and len(both.p) == 6
     assert both.at(torch.tensor([5, 0])).p.tolist() == pytest.approx([1, 0.5])
     assert Scores.joined([scores, scores.judged_by(0.1)]).gamma is None
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    groups=st.sampled_from([1, 3]),
+    protections=st.sampled_from([{}, {"max_age": 9}, {"admissions": 30, "diversity": 0.9}]),
+    moves=st.lists(st.sampled_from(["step", "step", "step", "reset", "load", "keep"]), max_size=12),
+)
+@settings(max_examples=30, deadline=None)
+def test_watching_survives_whatever_happens_to_the_bank(seed, groups, protections, moves):
+    space = whole_space(negatives=9)
+    calibration = images(space, 12, 20, share=1)
+    values = InterNegSettings(beta=0.95, update="sample", bank_capacity=5, groups=groups)
+    detector = ProtectedInterNeg(values, turned, ProtectionSettings(**protections)).fit(space)
+    detector.watch(calibration, 0.8)
+    kept = detector.state_dict()
+    for turn, move in enumerate(moves):
+        if move == "step":
+            some = images(space, 7, seed + 10 * turn)
+            said = detector.step(some, torch.arange(7) + 7 * turn)
+            assert said.gamma.shape == (7,)
+        elif move == "reset":
+            detector.reset()
+        elif move == "keep":
+            kept = detector.state_dict()
+        else:
+            detector.load_state_dict(kept)
+        torch.testing.assert_close(
+            detector.watched_scores, detector.score(calibration).score, atol=2e-6, rtol=2e-5
+        )
