@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib import metadata
 from typing import Annotated
 
@@ -9,6 +11,10 @@ import typer
 
 from openood_interneg.cli.console import ended_tidily
 from openood_interneg.cli.lazy import STYLE, add_commands
+
+if sys.platform == "darwin":
+    # Read by torch when it is imported; it warns of every operator that the CPU takes over.
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
 app = typer.Typer(
     name="interneg",

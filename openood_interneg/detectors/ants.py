@@ -20,7 +20,7 @@ from openood_interneg.detectors.caption_files import (
     read_captions,
 )
 from openood_interneg.detectors.method import Method
-from openood_interneg.detectors.scoring import group_order, grouped_score, logits
+from openood_interneg.detectors.scoring import exact, group_order, grouped_score, logits
 from openood_interneg.negatives.text_space import TextSource, TextSpace
 from openood_interneg.negatives.words import normalize_text
 from openood_interneg.settings import NegativeSettings, SettingsError, setting
@@ -193,7 +193,7 @@ class ANTS(Detector[ANTSSettings]):
             texts = space.extra["lookalike_texts"][self._near_rows]
             near = self._mass(id_logits, features, texts, settings.group_length)
             near_balanced = self._mass(id_logits, features, texts.repeat(10, 1), long)
-        sums = torch.stack([far_balanced.double().sum(), near_balanced.double().sum()])
+        sums = torch.stack([exact(far_balanced).sum(), exact(near_balanced).sum()])
         return far, near, sums.cpu()
 
     def _mixed(self, far: Tensor, near: Tensor) -> Tensor:

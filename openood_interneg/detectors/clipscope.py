@@ -13,7 +13,7 @@ from torch import Tensor
 
 from openood_interneg.detectors.base import Detector, DetectorError, Scores
 from openood_interneg.detectors.method import Method
-from openood_interneg.detectors.scoring import id_mass, logits, max_softmax
+from openood_interneg.detectors.scoring import exact, id_mass, logits, max_softmax
 from openood_interneg.detectors.watched import Watched, reached
 from openood_interneg.negatives.mining import Criterion, select
 from openood_interneg.negatives.text_space import TextSource, TextSpace
@@ -162,14 +162,13 @@ class CLIPScope(Detector[CLIPScopeSettings]):
             seen, total = seen + earlier_same(pred), total + torch.arange(len(pred)).to(total)
         gamma = None if self._watched is None else self._gamma(pred)
         self.counts += torch.bincount(pred, minlength=len(self.counts))
-        return Scores(pred, (confidence / (seen.double() / total)).float(), gamma=gamma)
+        return Scores(pred, _divided(confidence, seen, total), gamma=gamma)
 
     def score(self, features: Tensor, ids: Tensor | None = None) -> Scores:
         """See `Detector.score`."""
         self._check(features)
         pred, confidence = self._confidence(features)
-        prior = self.counts[pred].double() / self.counts.sum()
-        return Scores(pred, (confidence / prior).float())
+        return Scores(pred, _divided(confidence, self.counts[pred], self.counts.sum()))
 
     def _confidence(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Classes (B,) and p_k P_ID (B,), the score before the division by the class's share."""
@@ -185,7 +184,7 @@ class CLIPScope(Detector[CLIPScopeSettings]):
 
     def _watched_now(self, watched: Watched) -> Tensor:
         pred, confidence = self._watched_confidence
-        return (confidence / (self.counts[pred].double() / self.counts.sum())).float()
+        return _divided(confidence, self.counts[pred], self.counts.sum())
 
     def _gamma(self, stream: Tensor) -> Tensor:
         """Thresholds (B,) of images with these classes, each with the counts of its moment."""
@@ -195,8 +194,14 @@ class CLIPScope(Detector[CLIPScopeSettings]):
             earlier = torch.nn.functional.one_hot(stream, len(self.counts)).cumsum(0).roll(1, 0)
             earlier[:1] = 0
             counts, total = counts + earlier, total + torch.arange(len(stream)).to(total)
-        prior = counts[:, pred].double() / total[:, None]  # (B, n)
-        return reached((confidence / prior).float(), self._watching().tpr)
+        scores = _divided(confidence, counts[:, pred], total[:, None])  # (B, n)
+        return reached(scores, self._watching().tpr)
+
+
+def _divided(confidence: Tensor, seen: Tensor, total: Tensor) -> Tensor:
+    """Confidences by the shares of their classes, float32 on their device."""
+    prior = exact(seen) / exact(total)
+    return (exact(confidence) / prior).float().to(confidence.device)
 
 
 # 50th-largest of 1000 cosines and 5,000 + 5,000 nouns; the authors' code has nothing for CIFAR.

@@ -12,6 +12,7 @@ from torch import Tensor
 from openood_interneg.detectors.base import Detector, Scores
 from openood_interneg.detectors.id_features import id_images, space
 from openood_interneg.detectors.method import Method
+from openood_interneg.detectors.scoring import exact
 from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.settings import IdImageSettings, setting
 
@@ -64,7 +65,8 @@ class Mahalanobis(Detector[MahalanobisSettings]):
 
     def _fit(self, space: TextSpace) -> None:
         features, labels = id_images(space, "Mahalanobis")
-        features = features.double()  # distances are differences of large numbers
+        features = exact(features)  # distances are differences of large numbers
+        labels = labels.to(features.device)
         means = class_means(features, labels, len(space.labels))
         center = means[labels] if self.settings.center == "class" else features.mean(dim=0)
         root = precision_root((features - center).cpu().numpy(), self.settings.covariance)
@@ -72,9 +74,9 @@ class Mahalanobis(Detector[MahalanobisSettings]):
         self._means = means @ self._root
 
     def _step(self, features: Tensor, ids: Tensor) -> Scores:
-        distance = torch.cdist(features.double() @ self._root, self._means)
+        distance = torch.cdist(exact(features) @ self._root, self._means)
         pred = (features @ self.space.labels.t()).argmax(dim=1)
-        return Scores(pred, -distance.amin(dim=1).square().float())
+        return Scores(pred, -distance.amin(dim=1).square().float().to(features.device))
 
 
 METHOD = Method(

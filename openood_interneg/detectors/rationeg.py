@@ -180,7 +180,7 @@ class RatioNeg(Detector[RatioNegSettings]):
         space, tau = self.space, self.settings.tau
         own = logits(features, space.labels, space.logit_scale, tau)
         negative = logits(features, space.negatives, space.logit_scale, tau)
-        return text_ratio(own, negative).double().cpu().numpy(), own.argmax(dim=1)
+        return text_ratio(own, negative).cpu().double().numpy(), own.argmax(dim=1)
 
     def _ratio(
         self, density: np.ndarray, evidence: np.ndarray | float, mass: np.ndarray | float

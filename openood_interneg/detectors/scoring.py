@@ -6,6 +6,11 @@ import torch
 from torch import Tensor
 
 
+def exact(values: Tensor) -> Tensor:
+    """The values in float64, on the CPU where their device has none (Apple's)."""
+    return (values.cpu() if values.device.type == "mps" else values).double()
+
+
 def logits(features: Tensor, texts: Tensor, logit_scale: float, tau: float = 1.0) -> Tensor:
     """(s / tau) cos(h, e): (B, D) and (n, D) unit rows -> (B, n)."""
     return features @ texts.t() * (logit_scale / tau)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from openood_interneg.detectors.base import DetectorError
+from openood_interneg.detectors.scoring import exact
 
 CONCENTRATIONS = np.geomspace(2.0, 200.0, 47)
 
@@ -27,11 +28,13 @@ def leave_one_out_concentration(cosine: Tensor, classes: Tensor) -> float:
     Raises:
         DetectorError: no class has two shots.
     """
+    cosine = exact(cosine)
+    classes = classes.to(cosine.device)
     same = (classes[:, None] == classes).fill_diagonal_(False)
     several = same.any(dim=1)
     if not several.any():
         raise DetectorError("RatioNeg needs at least two ID images of a class; give more of them")
-    exponent = cosine.double() - 1
+    exponent = cosine - 1
     best, found = -math.inf, float(CONCENTRATIONS[0])
     for k in CONCENTRATIONS.tolist():
         # In place: for 1,000 classes a matrix of this kind has 128 MB or more.

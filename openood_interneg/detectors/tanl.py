@@ -12,7 +12,7 @@ from torch import Tensor
 
 from openood_interneg.detectors.base import Detector, DetectorError, Scores, need_entries
 from openood_interneg.detectors.method import Method
-from openood_interneg.detectors.scoring import id_mass, logits
+from openood_interneg.detectors.scoring import exact, id_mass, logits
 from openood_interneg.negatives.text_space import TextSource, TextSpace
 from openood_interneg.settings import NegativeSettings, setting
 
@@ -115,7 +115,7 @@ def otsu_threshold(scores: Tensor) -> float:
     Args:
         scores: (n,) in [0, 1].
     """
-    values = scores.double().sort().values
+    values = exact(scores).sort().values
     grid = torch.arange(100, dtype=torch.float64, device=values.device) / 100
     below = torch.searchsorted(values, grid)  # scores < threshold
     n = len(values)
@@ -123,7 +123,7 @@ def otsu_threshold(scores: Tensor) -> float:
     centred = values - values.mean()
     sums = torch.cat([centred.new_zeros(1), centred.cumsum(0)])
     first, last = sums[below], sums[n] - sums[below]
-    counts = below.double()
+    counts = exact(below)
     # within = total - between, and the total is the same for every threshold.
     between = first**2 / counts + last**2 / (n - counts)
     within = ((centred**2).sum() - between) / n

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from openood_interneg.settings import InternegError, SettingsError
 from openood_interneg.vlm.checkpoints import CheckpointError
+from openood_interneg.vlm.device import operators_of
 from openood_interneg.vlm.identity import model_digest
 from openood_interneg.vlm.precision import COMPILE, PRECISIONS, CompiledTower, Precision
 from openood_interneg.vlm.preprocess import Preprocess
@@ -113,7 +114,8 @@ class Backbone:
         Raises:
             FeatureError: a feature is not finite, or has no direction (a norm of 0 or too large).
         """
-        features = self.image_features(images.to(self.device, non_blocking=True))
+        with operators_of(self.device):
+            features = self.image_features(images.to(self.device, non_blocking=True))
         return _unit_rows(features, "image", self.name, self.precision)
 
     @property
@@ -206,7 +208,8 @@ class Backbone:
                     break
                 count = max(count * 3 // 4, 1)
             rows = order[begin : begin + count]
-            features = tower.encode(tokens[rows])
+            with operators_of(self.device):
+                features = tower.encode(tokens[rows])
             if begin == 0:
                 out = features.new_empty(len(order), features.shape[1])
             out[rows.to(out.device)] = features
