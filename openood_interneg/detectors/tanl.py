@@ -159,9 +159,7 @@ class TANL(Detector[TANLSettings]):
     The released code shuffles the first rows of both queues without a seed, which decides only
     which of them leave a full queue first. Here the label texts are shuffled by `seed` and the
     noise images stay in their order, so runs with different shuffles differ in the noise rows,
-    too, once Q- is full.
-
-    Source: the code in OpenOOD-VLM (paper of CVPR 2026), in float32 throughout.
+    too, once Q- is full. Source: the code in OpenOOD-VLM, in float32 throughout.
     """
 
     Settings = TANLSettings
@@ -185,8 +183,7 @@ class TANL(Detector[TANLSettings]):
         self._first_id = self._activations(space.labels[order.to(space.device)])[0]
         self._first_ood = self._activations(noise)[0][-capacity:]
         chosen = self._activated(self._first_ood.mean(0) - self._first_id.mean(0))
-        texts = torch.cat([space.labels, self._texts[chosen]])
-        rows = torch.cat([space.labels, noise])
+        rows, texts = (torch.cat([space.labels, part]) for part in (noise, self._texts[chosen]))
         every = logits(rows, texts, space.logit_scale, self.settings.tau)
         classes = len(space.labels)
         first = activation_aware_score(every[:, :classes], every[:, classes:], self.settings.gamma)
