@@ -64,6 +64,7 @@ class ProtectionSettings(Settings):
 
 
 WINDOW = 100  # images over which admissions are counted
+GUARD_IMAGES = 256  # of the watched images, those that id_guard looks at for every offer
 
 Alarm = Callable[[Tensor], float]  # bank features (n, D) -> share of ID images below gamma
 
@@ -224,7 +225,11 @@ class ProtectedInterNeg(InterNeg):
         self._protected.now = self.seen
         if self._protected.expire():
             self.load_state_dict(self.state_dict())  # lays the texts out anew
-        return super().step(features, ids)
+        layout = self.bank.layout
+        said = super().step(features, ids)
+        if self.bank.layout != layout:  # an offer that the guard took back
+            self._bank_changed()
+        return said
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Continues a stream; see `InterNeg.load_state_dict`."""
@@ -235,4 +240,5 @@ class ProtectedInterNeg(InterNeg):
     def _alarm(self, bank: Tensor) -> float:
         assert self.guard is not None  # `step` refuses a guard with nothing to watch
         features, gamma = self.guard
-        return float((self.score_with(features, bank) < gamma).float().mean())
+        some = features[:: max(len(features) // GUARD_IMAGES, 1)][:GUARD_IMAGES]
+        return float((self.score_with(some, bank) < gamma).float().mean())

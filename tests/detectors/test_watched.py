@@ -319,7 +319,9 @@ def test_scores_are_a_pair_that_carries_more():
 @given(
     seed=st.integers(0, 10_000),
     groups=st.sampled_from([1, 3]),
-    protections=st.sampled_from([{}, {"max_age": 9}, {"admissions": 30, "diversity": 0.9}]),
+    protections=st.sampled_from(
+        [{}, {"max_age": 9}, {"admissions": 30, "diversity": 0.9}, {"id_guard": 0.3}]
+    ),
     moves=st.lists(st.sampled_from(["step", "step", "step", "reset", "load", "keep"]), max_size=12),
 )
 @settings(max_examples=30, deadline=None)
