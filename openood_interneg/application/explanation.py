@@ -1,27 +1,30 @@
-"""Which texts and which bank entries decide the score of an image."""
+"""Which texts and which remembered images decide the score of an image."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from openood_interneg.negatives.text_space import TextSpace
+from openood_interneg.application.inputs import UNKNOWN
+from openood_interneg.detectors.base import Detector
+from openood_interneg.detectors.interneg import InterNeg
+from openood_interneg.detectors.rationeg import RatioNeg
 
-NAMED = 3  # nearest texts of a bank entry
+NAMED = 3  # nearest texts of an entry of the memory
 
 
 @dataclass(frozen=True)
 class BankEntry:
-    """An entry of the bank as `explain` shows it: an inverted image of the stream.
+    """An image of the stream that the method remembers, as `explain` shows it.
 
     Attributes:
-        cosine: with the image.
-        share: of the softmax mass.
-        image_id: of the picture it was made from.
+        cosine: of what is remembered of it (its inversion, or its feature) with the image.
+        share: of the softmax mass; for RatioNeg, of what the memory says against the image.
+        image_id: of the remembered picture.
         words: nearest labels and negative texts with their cosines.
     """
 
@@ -33,77 +36,124 @@ class BankEntry:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why an image got its score.
+    """Why an image got its score; `str` of it is a few lines.
 
     Attributes:
         score: as `score` gives it.
-        prediction: label or "unknown"; None without gamma.
+        prediction: label or "unknown"; None where nothing tells unknown images.
+        gamma: the threshold as it is now; None where p-values tell, or nothing.
+        p: the p-value; None for methods that have none.
         labels: best (text, share of the softmax mass over labels, negatives and bank).
-        negatives: likewise.
-        bank: nearest entries of the bank.
-        dominant: "max" where one negative beats every label, "sum" where only all of them
-            together push the score down, None where the score is at least gamma (Fig. 2).
+        negatives: likewise; empty for methods without negative texts.
+        bank: nearest images that the method remembers.
+        dominant: of an unknown image, "max" where one negative beats every label, "sum" where only
+            all of them together push the score down (Fig. 2); otherwise None.
     """
 
     score: float
     prediction: str | None
+    gamma: float | None
+    p: float | None
     labels: tuple[tuple[str, float], ...]
     negatives: tuple[tuple[str, float], ...]
     bank: tuple[BankEntry, ...]
     dominant: Literal["max", "sum"] | None
 
+    def __str__(self) -> str:
+        """Prediction, score against threshold, the nearest labels, negatives and memories."""
+        against = f"score {self.score:.4g}"
+        if self.gamma is not None:
+            against += f", {'below' if self.score < self.gamma else 'not below'} {self.gamma:.4g}"
+        if self.p is not None:
+            against += f", p {self.p:.3g}"
+        lines = [f"{self.prediction or 'no threshold'} ({against})"]
+        why = {"max": "one negative beats every label", "sum": "all negatives together"}
+        if self.dominant is not None:
+            lines.append(f"  because: {why[self.dominant]}")
+        for name, texts in (("labels", self.labels), ("negatives", self.negatives)):
+            if texts:
+                shown = ", ".join(f"{text} {share:.1%}" for text, share in texts)
+                lines.append(f"  {name}: {shown}")
+        for entry in self.bank:
+            words = ", ".join(word for word, _ in entry.words)
+            lines.append(
+                f"  like a remembered image: cosine {entry.cosine:.3f}, {entry.share:.1%}, near "
+                f"{words}"
+            )
+        return "\n".join(lines)
+
 
 def explain(
-    feature: Tensor,
-    space: TextSpace,
-    bank: Tensor,
-    ids: Sequence[int],
+    detector: Detector[Any],
+    features: Tensor,
     *,
     score: float,
-    prediction: str | None,
+    label: str,
     known: bool | None,
-    scale: float,
+    gamma: float | None,
+    p: float | None,
     top: int,
 ) -> Explanation:
     """Explains a score; the shares are of the softmax over all texts and the bank (G = 1).
 
     Args:
-        feature: (D,) unit image feature.
-        bank: (k, D) unit rows of the bank.
-        ids: ids of their k images.
+        detector: fitted, with the memory that the score is of.
+        features: (1, D), or (V, 1, D), of the image.
         score: what the detector said.
-        prediction: likewise.
-        known: whether the score reaches gamma; None without gamma.
-        scale: logit scale over tau.
+        label: the nearest class.
+        known: whether the image is of a class; None where nothing tells.
+        gamma: the threshold.
+        p: the p-value.
         top: how many of each kind, at most.
     """
-    texts = torch.cat([space.labels, space.negatives])
-    words = [*space.class_names, *space.negative_words]
-    cosine = torch.cat([texts, bank]) @ feature
-    mass = (cosine * scale).softmax(dim=0)
-    classes = len(space.labels)
+    space = detector.space
+    logits = [part[0] for part in detector.text_logits(features)]
+    mass = torch.cat(logits).softmax(dim=0)
+    classes, fixed = len(space.labels), len(space.labels) + len(space.negatives)
+    negatives = space.negative_words or [f"negative {i}" for i in range(fixed - classes)]
+    words = [*space.class_names, *negatives]
+    image = features.reshape(-1, features.shape[-1])[0]
 
     def best(part: slice) -> tuple[tuple[str, float], ...]:
         values, places = mass[part].topk(min(top, len(mass[part])))
-        return tuple(
-            (words[part.start + i], v)
-            for i, v in zip(places.tolist(), values.tolist(), strict=True)
-        )
+        found = zip(places.tolist(), values.tolist(), strict=True)
+        return tuple((words[part.start + i], v) for i, v in found)
 
-    entries = []
-    for i in cosine[len(texts) :].topk(min(top, len(bank))).indices.tolist():
-        near, places = (texts @ bank[i]).topk(min(NAMED, len(texts)))
-        named = tuple((words[p], c) for p, c in zip(places.tolist(), near.tolist(), strict=True))
-        at = len(texts) + i
-        entries.append(BankEntry(cosine[at].item(), mass[at].item(), ids[i], named))
     dominant: Literal["max", "sum"] | None = None
-    if known is False:
+    if known is False and len(mass) > classes:
         dominant = "max" if mass[classes:].max() > mass[:classes].max() else "sum"
     return Explanation(
         score=score,
-        prediction=prediction,
+        prediction=None if known is None else label if known else UNKNOWN,
+        gamma=gamma,
+        p=p,
         labels=best(slice(0, classes)),
-        negatives=best(slice(classes, len(texts))),
-        bank=tuple(entries),
+        negatives=best(slice(classes, fixed)),
+        bank=_remembered(detector, image, mass[fixed:], words, top),
         dominant=dominant,
     )
+
+
+def _remembered(
+    detector: Detector[Any], image: Tensor, mass: Tensor, words: Sequence[str], top: int
+) -> tuple[BankEntry, ...]:
+    """The entries of the memory that are nearest to an image (D,)."""
+    if isinstance(detector, InterNeg):
+        rows, ids = detector.bank.features, detector.bank.ids.tolist()
+        shares = mass.tolist()
+    elif isinstance(detector, RatioNeg):
+        memory = detector.memory
+        state = memory.state_dict()
+        rows, ids = state["rows"], state["ids"].tolist()
+        kernel = memory.kernel(image[None], rows)[0] * state["weights"].numpy()
+        shares = (kernel / max(float(kernel.sum()), 1e-300)).tolist()
+    else:
+        return ()
+    texts = torch.cat([detector.space.labels, detector.space.negatives])
+    cosine = rows @ image
+    entries = []
+    for i in cosine.topk(min(top, len(rows))).indices.tolist():
+        near, places = (texts @ rows[i]).topk(min(NAMED, len(texts)))
+        named = tuple((words[n], c) for n, c in zip(places.tolist(), near.tolist(), strict=True))
+        entries.append(BankEntry(float(cosine[i]), shares[i], ids[i], named))
+    return tuple(entries)

@@ -5,15 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from openood_interneg.application.images import ImageEncoder
 from openood_interneg.application.inputs import unlabelled_images
 from openood_interneg.application.progress import progress_log
 from openood_interneg.application.stream import StreamRecord
-from openood_interneg.application.threshold import Threshold, calibration_features, checked_tpr
+from openood_interneg.application.threshold import (
+    Threshold,
+    calibration_features,
+    checked_tpr,
+    warn_of_fixed,
+)
 from openood_interneg.application.turns import Mode, Turns
 from openood_interneg.data.encode import Progress
-from openood_interneg.detectors.base import DetectorError
+from openood_interneg.detectors.base import Detector, DetectorError
+from openood_interneg.detectors.interneg import InterNeg
+from openood_interneg.detectors.method import Method
 from openood_interneg.detectors.protections import ProtectedInterNeg
 from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.vlm.backbones import Backbone
@@ -21,29 +29,31 @@ from openood_interneg.vlm.preprocess import Preprocess
 
 
 class FittedDetector:
-    """Holds InterNeg as it was fitted, and all that changes as images pass.
+    """Holds a method's detector as it was fitted, and all that changes as images pass.
 
     Args:
+        method: of the table.
         encoder: reads and encodes images.
-        gamma: images that score below are unknown.
+        threshold: what tells unknown images.
         threads: what to do with updates that overlap: "refuse" or "arrival".
     """
 
-    def __init__(self, encoder: ImageEncoder, gamma: float | None, threads: Mode):
+    def __init__(self, method: Method, encoder: ImageEncoder, threshold: Threshold, threads: Mode):
+        self.method = method
         self._encoder = encoder
         self._turns = Turns(threads)
         self._lock = self._turns.lock
-        self._threshold = Threshold(gamma)
-        self._detector: ProtectedInterNeg | None = None
+        self._threshold = threshold
+        self._detector: Detector[Any] | None = None
         self._proxy_ids: set[int] = set()
         self._record = StreamRecord()
 
     def _start(
-        self, detector: ProtectedInterNeg, proxy_ids: set[int], record: StreamRecord | None = None
+        self, detector: Detector[Any], proxy_ids: set[int], record: StreamRecord | None = None
     ) -> None:
         """Takes a fitted detector; whoever held the turn has lost it. Hold the lock."""
         self._detector, self._proxy_ids = detector, proxy_ids
-        self._threshold.guard = None
+        self._threshold.forget()
         self._restart(record)
 
     def _restart(self, record: StreamRecord | None = None) -> None:
@@ -51,10 +61,18 @@ class FittedDetector:
         self._threshold.warned = False
         self._turns.restart()
 
-    def _fitted(self) -> ProtectedInterNeg:
+    def _fitted(self) -> Detector[Any]:
         if self._detector is None:
             raise DetectorError("the detector was not fitted; call fit(class_names, id_images)")
         return self._detector
+
+    @property
+    def _remembers(self) -> bool:
+        """Whether scores leave anything that others see."""
+        detector = self._fitted()
+        if isinstance(detector, InterNeg):
+            return detector.bank.capacity > 0
+        return self.method.order_dependent
 
     # ---- what it knows -----------------------------------------------------------------------
 
@@ -70,27 +88,41 @@ class FittedDetector:
 
     def __repr__(self) -> str:
         """The method, the model and how far it is; loads nothing."""
-        parts = [f"InterNeg on {self._encoder!r}"]
-        if self._detector is None:
+        parts = [f"{self.method.title} on {self._encoder!r}"]
+        detector = self._detector
+        if detector is None:
             parts.append("not fitted")
         else:
-            space, bank = self.space, self._detector.bank
-            parts.append(f"{len(space.class_names)} classes")
-            parts.append(f"{len(space.negatives)} negative texts")
-            if self.gamma is None:
-                parts.append("not calibrated")
-            else:
-                watched = self._detector.guard
-                by_images = watched is not None and watched[1] == self.gamma
-                how = f"calibrated at tpr {self.tpr:g}" if by_images else "set"
-                parts.append(f"gamma {self.gamma:.6g} ({how})")
+            parts.append(f"{len(self.space.class_names)} classes")
+            if len(self.space.negatives):
+                parts.append(f"{len(self.space.negatives)} negative texts")
+            parts.append(self.threshold_told)
             parts.append(f"{self.position} images seen")
-            parts.append(f"bank {len(bank)} of {bank.capacity}")
+            if isinstance(detector, InterNeg):
+                parts.append(f"bank {len(detector.bank)} of {detector.bank.capacity}")
         return f"<{type(self).__name__}: {', '.join(parts)}>"
 
     @property
+    def threshold_told(self) -> str:
+        """What tells unknown images, in words."""
+        threshold, detector = self._threshold, self._fitted()
+        if threshold.by_p(detector):
+            return f"unknown where p <= {threshold.alpha:g}"
+        gamma = threshold.gamma(detector)
+        if gamma is None:
+            return "not calibrated"
+        if threshold.given is not None:
+            return f"gamma {gamma:.6g} (set)"
+        assert threshold.features is not None
+        how = "follows" if threshold.mode == "follow" else "fixed, of"
+        return (
+            f"gamma {gamma:.6g} ({how} {threshold.features.shape[-2]} images at tpr "
+            f"{threshold.tpr:g})"
+        )
+
+    @property
     def space(self) -> TextSpace:
-        """Labels, negative texts and proxies.
+        """Labels, negative texts and what the method knows of ID images.
 
         Raises:
             DetectorError: before `fit`.
@@ -104,22 +136,44 @@ class FittedDetector:
 
     @property
     def bank_size(self) -> int:
-        """How many inverted images the bank holds."""
-        return len(self._fitted().bank)
+        """How many inverted images the bank holds; 0 for methods without one."""
+        detector = self._fitted()
+        return len(detector.bank) if isinstance(detector, InterNeg) else 0
 
     @property
     def gamma(self) -> float | None:
-        """Images that score below are unknown; None before it was set or calibrated."""
-        return self._threshold.gamma
+        """Images that score below are unknown now; None before it was set or calibrated, and where
+        p-values tell. Setting it makes it stay; None goes back to the calibration images."""
+        return self._threshold.gamma(self._detector)
 
     @gamma.setter
     def gamma(self, value: float | None) -> None:
-        self._threshold.gamma = value
+        self._threshold.set(value)
 
     @property
     def tpr(self) -> float:
         """Share of ID images that `calibrate` was told to let pass."""
         return self._threshold.tpr
+
+    @property
+    def threshold(self) -> str:
+        """What a calibrated gamma does as the memory grows: "follow" or "fixed"."""
+        return self._threshold.mode
+
+    @property
+    def alpha(self) -> float:
+        """p-values up to it are unknown, for methods that have them and without a gamma."""
+        return self._threshold.alpha
+
+    @property
+    def judges(self) -> bool:
+        """Whether anything tells unknown images."""
+        return self.gamma is not None or self._threshold.by_p(self._fitted())
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether there are calibration images."""
+        return self._threshold.features is not None
 
     @property
     def threads(self) -> str:
@@ -151,24 +205,27 @@ class FittedDetector:
         self._record.note = value
 
     def reset(self) -> None:
-        """Forgets the stream: the bank, the position. Classes and gamma stay."""
+        """Forgets the stream: the memory, the position. Classes and calibration stay."""
         with self._lock:
             self._fitted().reset()
             self._restart()
 
     # ---- threshold ---------------------------------------------------------------------------
 
-    def _may_watch(self, detector: ProtectedInterNeg) -> None:
-        if detector.protections.watches and self._threshold.guard is None:
-            raise DetectorError("id_guard and recalibrate need ID images to watch; calibrate first")
+    def _may_watch(self, detector: Detector[Any]) -> None:
+        protected = isinstance(detector, ProtectedInterNeg) and detector.protections.id_guard < 1
+        if protected and self._threshold.features is None:
+            raise DetectorError("id_guard needs ID images to watch; calibrate first")
 
     def calibrate(
         self, id_images: Any, tpr: float = 0.95, *, progress: Progress | bool | None = None
     ) -> float:
-        """Sets gamma so that at least the share `tpr` of ID images is not unknown.
+        """Takes ID images of which at least the share `tpr` is not to be unknown.
 
-        The scores are those with the bank as it is now; the bank does not change. Images that
-        made the proxies score too high: they are left out, with a warning.
+        With threshold="follow" gamma is the quantile of their scores with the memory as it is when
+        an image is judged; with "fixed" that of now. The memory does not change. Images that the
+        method was fitted to score too high: they are left out, with a warning. Of more than 2,000
+        every so many are kept.
 
         Args:
             id_images: as for `fit` or `score`; labels are not looked at.
@@ -176,7 +233,7 @@ class FittedDetector:
             progress: as for `fit`.
 
         Returns:
-            gamma.
+            gamma as of now.
 
         Raises:
             DetectorError: no image is left.
@@ -187,13 +244,23 @@ class FittedDetector:
         sources = unlabelled_images(id_images)
         with progress_log(progress) as log:
             rows = calibration_features(self._encoder, sources, self._proxy_ids, log)
-        rows = rows.to(self.space.device, torch.float32)
+        return self.calibrate_features(rows, tpr)
+
+    def calibrate_features(self, features: Tensor, tpr: float = 0.95) -> float:
+        """As `calibrate`, for features (n, D), or (V, n, D) for methods over views or patches."""
+        self._fitted()
+        tpr = checked_tpr(tpr)
+        features = features.to(self.space.device, torch.float32)
+        if not features.shape[-2]:
+            raise DetectorError("there is no image to calibrate with")
         with self._lock:
-            return self._threshold.calibrate(self._fitted(), rows, tpr)
+            if self._threshold.mode == "fixed" and self._remembers:
+                warn_of_fixed()
+            return self._threshold.calibrate(self._fitted(), features, tpr)
 
     def recalibrate(self) -> float:
-        """Takes gamma anew, for the bank as it is now, from the images of `calibrate` (of more
-        than 256, every so many). A bank that grows lowers the scores of ID images, too.
+        """With threshold="fixed" takes gamma anew, for the memory as it is now, from the images of
+        `calibrate`; one that follows is right already.
 
         Raises:
             DetectorError: `calibrate` was not called.
@@ -202,7 +269,7 @@ class FittedDetector:
             return self._threshold.recalibrate(self._fitted())
 
     def false_alarms(self) -> float:
-        """Share of the calibration images that are unknown with the bank as it is now.
+        """Share of the calibration images that are unknown with the memory as it is now.
 
         Raises:
             DetectorError: `calibrate` was not called.

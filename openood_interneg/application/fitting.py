@@ -4,28 +4,36 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from openood_interneg.application.id_images import LabelledImages, contents_digest, images_digest
-from openood_interneg.application.images import ImageEncoder
+from openood_interneg.application.id_images import (
+    LabelledFeatures,
+    LabelledImages,
+    contents_digest,
+    images_digest,
+)
 from openood_interneg.application.inputs import checked_names, labelled_images
 from openood_interneg.application.saving import Pairs, SavedDetector, text_digests
 from openood_interneg.application.state import differing_names
-from openood_interneg.data.encode import Progress
-from openood_interneg.data.store import Store
+from openood_interneg.detectors.base import Detector
+from openood_interneg.detectors.interneg import METHOD as INTERNEG
+from openood_interneg.detectors.method import Method, live
 from openood_interneg.detectors.protections import ProtectedInterNeg, ProtectionSettings
 from openood_interneg.negatives.corpus import load_corpus
-from openood_interneg.negatives.inversion import Inverter
 from openood_interneg.negatives.proxies import sample_id_images
-from openood_interneg.negatives.space_builder import TextSpaceBuilder
-from openood_interneg.negatives.stored_inversion import live_inverter
-from openood_interneg.negatives.text_space import TextSpace
-from openood_interneg.settings import InterNegSettings, SettingsError
-from openood_interneg.vlm.backbones import Backbone
+from openood_interneg.negatives.space_builder import TextSpaceBuilder, mines
+from openood_interneg.negatives.text_space import TextSource, TextSpace
+from openood_interneg.settings import (
+    IdImageSettings,
+    InterNegSettings,
+    MethodSettings,
+    NegativeSettings,
+    SettingsError,
+)
 
 
 @dataclass(frozen=True)
@@ -33,85 +41,85 @@ class Fit:
     """What class names and ID images came to.
 
     Attributes:
-        space: labels, negative texts and proxies.
-        digests: of the corpus, the ID images by name, and the proxies' images by content.
-        proxy_ids: ids of the images that made the proxies.
+        space: labels, negative texts and what the method makes of ID images.
+        digests: of the corpus and of the ID images.
+        proxy_ids: ids of the images that the method was fitted to.
+        rest: places of the ID images that it was not fitted to.
     """
 
     space: TextSpace
     digests: dict[str, str]
     proxy_ids: set[int]
+    rest: list[int]
 
 
 def fit_space(
-    encoder: ImageEncoder,
-    settings: InterNegSettings,
-    store: Store,
-    names: Sequence[str],
-    sources: list[Any],
-    labels: np.ndarray,
-    log: Progress,
+    source: TextSpaceBuilder,
+    method: Method,
+    settings: MethodSettings,
+    images: LabelledImages | LabelledFeatures | None,
 ) -> Fit:
-    """Mines the negative texts and makes the proxies.
+    """Makes the text space of a method.
 
     Args:
-        encoder: of the images; its model is loaded.
-        settings: hyper-parameters.
-        store: where text features are kept.
-        names: of the classes.
-        sources: ID images.
-        labels: (n,) their classes.
-        log: told of the model, images and texts.
+        source: of texts and ID images.
+        method: whose space it is.
+        settings: of the method.
+        images: the ID images of the source, or None.
     """
-    log("model", 0, 1)
-    backbone = encoder.backbone
-    log("model", 1, 1)
-    images = LabelledImages(
-        lambda part: encoder.encode(part, lambda count: log("ID images", count, len(part))),
-        sources,
-        labels,
-    )
-    space = TextSpaceBuilder(backbone, names, images, store, log).build(settings)
-    digests = {
-        "corpus": corpus_digest(settings),
-        "id_images": images_digest(images.sources, images.labels),
-        "proxy_images": contents_digest(images.used),
-    }
-    return Fit(space, digests, images.ids)
+    space = source.space_for(method, settings)
+    space = replace(space, class_names=source.class_names)
+    digests = {"corpus": corpus_digest(settings)}
+    if images is None:
+        return Fit(space, digests, set(), [])
+    read = set(images.read)
+    rest = [place for place in range(len(images.labels)) if place not in read]
+    return Fit(space, digests | images.digests(), images.ids, rest)
 
 
 def make_detector(
-    backbone: Backbone,
-    settings: InterNegSettings,
+    method: Method,
+    settings: MethodSettings,
     protections: ProtectionSettings,
+    source: TextSource,
     space: TextSpace,
-) -> ProtectedInterNeg:
+) -> Detector[Any]:
     """A detector that is fitted to a text space.
+
+    Args:
+        method: of the detector.
+        settings: of the method.
+        protections: of InterNeg's bank.
+        source: of texts that inversion needs.
+        space: on the model's device.
 
     Raises:
         SettingsError: more groups than negative texts.
     """
-    if 0 < len(space.negatives) < settings.groups:
+    groups = getattr(settings, "groups", 1)
+    if 0 < len(space.negatives) < groups:
         raise SettingsError(
-            f"groups is {settings.groups}, but there are only {len(space.negatives)} "
+            f"groups is {groups}, but there are only {len(space.negatives)} "
             "negative texts: no group would have any. Use fewer groups or another corpus"
         )
-    if len(space.negatives) == 0:
+    if "negatives" in method.needs and len(space.negatives) == 0:
         warnings.warn(
             "there are no negative texts, so every image scores 1 and none is unknown; "
             "raise num_negatives, or use another corpus",
             stacklevel=3,
         )
-    inverter: Inverter | None = live_inverter(backbone, settings) if settings.inverts else None
-    detector = ProtectedInterNeg(settings, inverter, protections)
-    detector.fit(space)
-    return detector
+    inversion = method.inversion_of(source, settings, space)
+    inverter = None if inversion is None else live(inversion)
+    if method is INTERNEG and isinstance(settings, InterNegSettings):
+        return ProtectedInterNeg(settings, inverter, protections).fit(space)
+    return method.make(settings, inverter).fit(space)
 
 
-def corpus_digest(settings: InterNegSettings) -> str:
+def corpus_digest(settings: MethodSettings) -> str:
     """Digest of the words that negative texts are mined from; empty where none are."""
-    if settings.negatives == "none" or settings.num_negatives == 0:
+    if not mines(settings):
         return ""
+    assert isinstance(settings, NegativeSettings)
     return load_corpus(settings.corpus).digest
 
 
@@ -120,7 +128,7 @@ def fit_pairs(
     fitted: TextSpace | None,
     class_names: Sequence[str] | str | Path | None,
     id_images: Any,
-    settings: InterNegSettings,
+    settings: MethodSettings,
 ) -> Pairs:
     """What a state was fitted to, and what is here.
 
@@ -150,16 +158,16 @@ def fit_pairs(
     sources, labels = labelled_images(id_images, names)
     digest = images_digest(sources, labels)
     pairs["ID images digest"] = (stored.get("id_images"), digest)
-    if digest == stored.get("id_images"):
+    if digest == stored.get("id_images") and isinstance(settings, IdImageSettings):
         used = contents_digest([sources[i] for i in _proxy_images(labels, names, settings)])
         pairs["content of the ID images"] = (stored.get("proxy_images"), used)
     return pairs
 
 
-def _proxy_images(
-    labels: np.ndarray, names: Sequence[str], settings: InterNegSettings
-) -> list[int]:
+def _proxy_images(labels: np.ndarray, names: Sequence[str], settings: IdImageSettings) -> list[int]:
     """Which ID images `fit` would read."""
+    if not settings.reads_id_images:
+        return []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # `fit` has said which classes have few
         return sample_id_images(labels, names, settings).tolist()

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from openood_interneg.data.any_image import ImageLimits, as_image
+from openood_interneg.data.encode import FeatureKind, Views, encode_pixels, view_maker
 from openood_interneg.data.image_ids import content_id
 from openood_interneg.data.images import ImageError
 from openood_interneg.vlm.backbones import Backbone, FeatureError, Precision
@@ -33,6 +34,7 @@ class ImageEncoder:
         preprocess: "clip" or "openood_vlm".
         limits: which images are refused.
         batch_size: images that are encoded together.
+        kind: what a method's features are of (`Method.features_of`).
     """
 
     def __init__(
@@ -45,11 +47,12 @@ class ImageEncoder:
         preprocess: str,
         limits: ImageLimits,
         batch_size: int,
+        kind: FeatureKind = "image",
     ):
         self.source, self.pretrained = source, pretrained
         self.device, self.precision = device, precision
         self.variant = preprocess
-        self.limits, self.batch_size = limits, batch_size
+        self.limits, self.batch_size, self.kind = limits, batch_size, kind
         self._lock = threading.Lock()
         self._backbone = source if isinstance(source, Backbone) else None
         self._transform: Callable[[Image.Image], Tensor] | None = None
@@ -80,8 +83,18 @@ class ImageEncoder:
         name = f"{self.source} {self.pretrained}" if self.pretrained else str(self.source)
         return f"{name} ({self.precision})"
 
-    def prepare(self, source: Any) -> tuple[Tensor, int]:
-        """(3, size, size) pixels for the model and the picture's id.
+    def share(self, other: ImageEncoder) -> None:
+        """Takes over the model of another encoder that was made with the same arguments."""
+        same = ("source", "pretrained", "device", "precision")
+        if all(getattr(self, name) == getattr(other, name) for name in same):
+            self._backbone = other._backbone
+
+    def prepare(self, source: Any, kind: FeatureKind | None = None) -> tuple[Tensor, int]:
+        """Pixels for the model, (3, size, size) or (V, 3, size, size), and the picture's id.
+
+        Args:
+            source: an image.
+            kind: what its features are to be of; by default what the method takes.
 
         Raises:
             ImageError: it cannot be read.
@@ -89,16 +102,24 @@ class ImageEncoder:
         image = as_image(source, self.limits)
         if self._transform is None:
             self._transform = self.preprocess.transform()
-        return self._transform(image), content_id(image)
+        number, kind = content_id(image), kind or self.kind
+        if isinstance(kind, Views):
+            views = view_maker(kind, self.preprocess)(image, number)
+            return torch.stack([self._transform(view) for view in views]), number
+        return self._transform(image), number
 
     def encode(
-        self, sources: Sequence[Any], advance: Callable[[int], None] = lambda count: None
+        self,
+        sources: Sequence[Any],
+        advance: Callable[[int], None] = lambda count: None,
+        kind: FeatureKind | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Features (n, D) and ids (n,) of images.
+        """Features (n, D), or (V, n, D) of views or patches, and ids (n,) of images.
 
         Args:
             sources: images, at least one.
             advance: told after each batch how many images it had.
+            kind: what the features are of; by default what the method takes.
 
         Raises:
             ImageError: one cannot be read.
@@ -108,14 +129,14 @@ class ImageEncoder:
             pixels = []
             for place in range(begin, min(begin + self.batch_size, len(sources))):
                 try:
-                    tensor, image = self.prepare(sources[place])
+                    tensor, image = self.prepare(sources[place], kind)
                 except ImageError as error:
                     raise ImageError(f"image {place}: {error}") from error
                 pixels.append(tensor)
                 ids.append(image)
-            features.append(self.backbone.encode_image(torch.stack(pixels)))
+            features.append(self._features(pixels, kind))
             advance(len(pixels))
-        return torch.cat(features), torch.tensor(ids, dtype=torch.int64)
+        return torch.cat(features, dim=-2), torch.tensor(ids, dtype=torch.int64)
 
     def encode_readable(self, batch: list[Any], do: Map) -> tuple[Tensor | None, list[Found]]:
         """Features of the readable images, and for each image its id or what is wrong with it.
@@ -139,15 +160,20 @@ class ImageEncoder:
         if not pixels:
             return None, found
         try:
-            return self.backbone.encode_image(torch.stack(list(pixels.values()))), found
+            return self._features(list(pixels.values())), found
         except FeatureError:
             rows = []
             for i, image in pixels.items():
                 try:
-                    rows.append(self.backbone.encode_image(image[None]))
+                    rows.append(self._features([image]))
                 except FeatureError as error:
                     found[i] = str(error)
-            return torch.cat(rows) if rows else None, found
+            return torch.cat(rows, dim=-2) if rows else None, found
+
+    def _features(self, pixels: list[Tensor], kind: FeatureKind | None = None) -> Tensor:
+        kind = kind or self.kind
+        features = encode_pixels(self.backbone, torch.stack(pixels), kind)
+        return features.transpose(0, 1).contiguous() if isinstance(kind, Views) else features
 
     # ---- what a state on disk is compared with -----------------------------------------------
 

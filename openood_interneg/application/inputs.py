@@ -41,7 +41,7 @@ def checked_names(names: Sequence[str] | str | Path) -> tuple[str, ...]:
 
 
 def labelled_images(id_images: Any, names: Sequence[str]) -> tuple[list[Any], np.ndarray]:
-    """ID images and their label numbers, from any form that `InterNegDetector.fit` takes.
+    """ID images and their label numbers, from any form that `OODDetector.fit` takes.
 
     A data set that names its classes, as torchvision's do, is matched by these names and not by
     its numbers: they count its own classes, in an order of their own.
@@ -78,8 +78,35 @@ def labelled_images(id_images: Any, names: Sequence[str]) -> tuple[list[Any], np
     return [source for source, _ in pairs], np.array([label for _, label in pairs])
 
 
+def labels_of(labels: Any, names: Sequence[str]) -> np.ndarray:
+    """Label numbers (n,) of classes that are given by name or number.
+
+    Raises:
+        DetectorError: none are given, or one is not among the names.
+    """
+    if labels is None:
+        raise DetectorError("the features come without labels; give the class of each")
+    if isinstance(labels, (Tensor, np.ndarray)):
+        labels = labels.tolist()
+    return np.array([_label_of(label, names) for label in labels], dtype=np.int64)
+
+
+def subfolder_names(folder: Path) -> tuple[str, ...]:
+    """Class names out of the subfolders of a folder of ID images, sorted; `_` becomes a space.
+
+    Raises:
+        DetectorError: no folder, or one without subfolders.
+    """
+    names = []
+    if folder.is_dir():
+        names = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[:1] != ".")
+    if not names:
+        raise DetectorError(f"{folder} has no subfolder, and class names were to come from those")
+    return tuple(name.replace("_", " ") for name in names)
+
+
 def unlabelled_images(id_images: Any) -> list[Any]:
-    """Images out of any form that `InterNegDetector.fit` takes, without their labels."""
+    """Images out of any form that `OODDetector.fit` takes, without their labels."""
     if isinstance(id_images, Mapping):
         return [source for images in id_images.values() for source in as_sources(images)]
     if dataset_classes(id_images) is not None:

@@ -21,6 +21,8 @@ from openood_interneg.data.digests import tensor_digest
 from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.settings import shown
 
+MEMORY, EXTRA = "memory.", "extra."  # begin the names of the entries of a method's memory and space
+SPACE_OPTIONAL = ("proxies", "base", "image_base", "shots", "shot_labels")
 FIT_DIGESTS = ("corpus", "id_images", "proxy_images")
 
 Pairs = dict[str, tuple[Any, Any]]  # name -> (the state's, the present)
@@ -31,14 +33,16 @@ class Setup:
     """What decides scores beside the text space; a stream goes on only where it is the same.
 
     Attributes:
+        method: name of the method.
         settings: hyper-parameters.
-        protections: limits of the bank.
+        protections: limits of InterNeg's bank.
         limits: of images.
         batch_size: images that are encoded together.
         backbone: the model: name, digest of its weights, precision, origin.
         preprocess: what happens to an image before the model sees it.
     """
 
+    method: str
     settings: dict[str, Any]
     protections: dict[str, Any]
     limits: dict[str, Any]
@@ -48,18 +52,37 @@ class Setup:
 
 
 @dataclass(frozen=True)
+class SavedThreshold:
+    """What tells unknown images.
+
+    Attributes:
+        mode: "follow" or "fixed".
+        alpha: p-values up to it are unknown.
+        tpr: share of ID images that calibration lets pass.
+        given: gamma as set by hand, or None.
+        fixed: gamma at the time of calibration, or None.
+        features: of the calibration images, or None.
+    """
+
+    mode: str
+    alpha: float
+    tpr: float
+    given: float | None
+    fixed: float | None
+    features: Tensor | None
+
+
+@dataclass(frozen=True)
 class SavedDetector:
     """A fitted detector.
 
     Attributes:
         setup: what it was made with.
-        space: its labels, negative texts and proxies.
-        memory: what its bank learned from the stream.
+        space: its labels, negative texts and what it knows of ID images.
+        memory: what it learned from the stream.
         digests: of the corpus and of the ID images that it was fitted to.
-        proxy_ids: ids of the images that made the proxies.
-        guard: features of calibration images, or None.
-        gamma: the threshold, or None.
-        tpr: share of ID images that it lets pass.
+        proxy_ids: ids of the images that the method was fitted to.
+        threshold: what tells unknown images.
         record: where the stream stands.
     """
 
@@ -68,9 +91,7 @@ class SavedDetector:
     memory: dict[str, Tensor]
     digests: dict[str, str]
     proxy_ids: set[int]
-    guard: Tensor | None
-    gamma: float | None
-    tpr: float
+    threshold: SavedThreshold
     record: StreamRecord
 
 
@@ -80,14 +101,11 @@ def write(saved: SavedDetector, path: str | Path) -> None:
     Raises:
         StateError: the file cannot be written.
     """
-    space, setup = saved.space, saved.setup
-    tensors = dict(saved.memory)
-    optional = {
-        "proxies": space.proxies,
-        "base": space.base,
-        "image_base": space.image_base,
-        "guard.features": saved.guard,
-    }
+    space, setup, threshold = saved.space, saved.setup, saved.threshold
+    tensors = {f"{MEMORY}{name}": tensor for name, tensor in saved.memory.items()}
+    tensors |= {f"{EXTRA}{name}": tensor for name, tensor in space.extra.items()}
+    optional = {name: getattr(space, name) for name in SPACE_OPTIONAL}
+    optional["calibration"] = threshold.features
     tensors |= {name: tensor for name, tensor in optional.items() if tensor is not None}
     tensors |= {
         "labels": space.labels,
@@ -95,6 +113,7 @@ def write(saved: SavedDetector, path: str | Path) -> None:
         "proxy_keys": torch.tensor(sorted(saved.proxy_ids), dtype=torch.int64),
     }
     meta = {
+        "method": setup.method,
         "settings": setup.settings,
         "protections": setup.protections,
         "class_names": list(space.class_names),
@@ -103,11 +122,10 @@ def write(saved: SavedDetector, path: str | Path) -> None:
         "preprocess": setup.preprocess,
         "reading": setup.limits,
         "digests": saved.digests | text_digests(space),
-        "random": {"draws": "splitmix64", "seed": setup.settings["seed"], "key": "pixels"},
+        "random": {"draws": "splitmix64", "seed": setup.settings.get("seed"), "key": "pixels"},
         "logit_scale": float(space.logit_scale),
         "batch_size": setup.batch_size,
-        "gamma": saved.gamma,
-        "tpr": saved.tpr,
+        "threshold": {n: v for n, v in vars(threshold).items() if n != "features"},
         "stream": asdict(saved.record),
     }
     write_state(Path(path).expanduser(), tensors, meta)
@@ -126,8 +144,13 @@ def read(path: str | Path) -> SavedDetector:
         raise StateError(f"{path} is damaged: the present input began at {begun!r}")
     if not isinstance(stream.get("note"), dict):
         raise StateError(f"{path} is damaged: the stream's note is no mapping")
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
     return SavedDetector(
         setup=Setup(
+            method=meta["method"],
             settings=meta["settings"],
             protections=meta["protections"],
             limits=meta["reading"],
@@ -139,22 +162,15 @@ def read(path: str | Path) -> SavedDetector:
             labels=tensors["labels"],
             logit_scale=meta["logit_scale"],
             negatives=tensors["negatives"],
-            proxies=tensors.get("proxies"),
-            base=tensors.get("base"),
-            image_base=tensors.get("image_base"),
+            **{name: tensors.get(name) for name in SPACE_OPTIONAL},
             negative_words=tuple(meta["negative_words"]),
             class_names=tuple(meta["class_names"]),
+            extra=part(EXTRA),
         ),
-        memory={
-            name: tensor
-            for name, tensor in tensors.items()
-            if name.startswith("bank.") or name in ("seen", "inverted")
-        },
+        memory=part(MEMORY),
         digests={k: str(v) for k, v in meta["digests"].items()},
         proxy_ids=set(tensors["proxy_keys"].tolist()),
-        guard=tensors.get("guard.features"),
-        gamma=meta.get("gamma"),
-        tpr=float(meta.get("tpr") or 0.95),
+        threshold=SavedThreshold(**meta["threshold"], features=tensors.get("calibration")),
         record=StreamRecord(
             position=stream["position"],
             failed=stream["failed"],
@@ -186,6 +202,7 @@ def model_pairs(stored: Setup, present: Setup) -> Pairs:
 
 def _by_name(setup: Setup) -> dict[str, Any]:
     return {
+        "method": setup.method,
         **setup.settings,
         **{f"protection {k}": v for k, v in setup.protections.items()},
         **{f"image reading {k}": v for k, v in setup.limits.items()},

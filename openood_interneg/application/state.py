@@ -26,7 +26,8 @@ from openood_interneg.data.store import StoreError, read_tensors, write_tensors
 from openood_interneg.settings import shown
 
 # 2: the model's digest covers its architecture, the ID images' digest their content.
-FORMAT, VERSION = "openood-interneg state", 2
+# 3: of any method, with the features of the calibration images.
+FORMAT, VERSION = "openood-interneg state", 3
 STALE = 600.0  # seconds: no writer takes so long
 
 # name -> (dtype, sizes); letters stand for sizes that must agree
@@ -34,23 +35,26 @@ _FLOAT, _INT = torch.float32, torch.int64
 _TENSORS = {
     "labels": (_FLOAT, "CD"),
     "negatives": (_FLOAT, "MD"),
-    "bank.features": (_FLOAT, "KD"),
-    "bank.deviation": (_FLOAT, "K"),
-    "bank.keys": (_INT, "K"),
-    "bank.offered": (_INT, ""),
-    "seen": (_INT, ""),
-    "inverted": (_INT, ""),
     "proxy_keys": (_INT, "P"),
 }
 _OPTIONAL = {
     "proxies": (_FLOAT, "CD"),
     "base": (_FLOAT, "C"),
     "image_base": (_FLOAT, "C"),
-    "guard.features": (_FLOAT, "GD"),
-    "bank.born": (_INT, "K"),
-    "recent": (_INT, "R"),
+    "shots": (_FLOAT, "ND"),
+    "shot_labels": (_INT, "N"),
+    # of InterNeg's memory; other methods look through their own when they load it
+    "memory.bank.features": (_FLOAT, "KD"),
+    "memory.bank.deviation": (_FLOAT, "K"),
+    "memory.bank.keys": (_INT, "K"),
+    "memory.bank.offered": (_INT, ""),
+    "memory.bank.born": (_INT, "K"),
+    "memory.bank.recent": (_INT, "R"),
+    "memory.seen": (_INT, ""),
+    "memory.inverted": (_INT, ""),
 }
 _META = {
+    "method": str,
     "settings": dict,
     "protections": dict,
     "class_names": list,
@@ -62,6 +66,7 @@ _META = {
     "random": dict,
     "logit_scale": float,
     "batch_size": int,
+    "threshold": dict,
     "stream": dict,
 }
 
@@ -160,7 +165,7 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         version = shown(header.get("version"))
         raise StateError(
             f"{path} is of version {version}, and this program reads {VERSION}, which says more of "
-            "the model and the images; start a new state"
+            "the method and the threshold; start a new state"
         )
     try:
         meta = _decoded(tensors.pop("meta", None))
@@ -218,9 +223,7 @@ def _decoded(packed: Tensor | None) -> dict[str, Any]:
     for name in ("class_names", "negative_words"):
         if not all(isinstance(entry, str) for entry in meta[name]):
             raise StateError(f"'{name}' holds something that is no text")
-    for name, value in (("gamma", meta.get("gamma")), ("tpr", meta.get("tpr"))):
-        if value is not None and not (isinstance(value, float) and 0 <= value <= 1):
-            raise StateError(f"{name} is {value!r}; it lies from 0 to 1")
+    _check_threshold(meta["threshold"])
     if not (math.isfinite(meta["logit_scale"]) and meta["logit_scale"] > 0):
         raise StateError(f"the logit scale is {meta['logit_scale']!r}")
     if meta["batch_size"] < 1:
@@ -233,6 +236,21 @@ def _decoded(packed: Tensor | None) -> dict[str, Any]:
     if not isinstance(stream.get("names"), str):
         raise StateError("the stream's names have no digest")
     return meta
+
+
+def _check_threshold(threshold: Mapping[str, Any]) -> None:
+    if set(threshold) != {"mode", "alpha", "tpr", "given", "fixed"}:
+        raise StateError(f"its threshold has the entries {sorted(threshold)}")
+    if threshold["mode"] not in ("follow", "fixed"):
+        raise StateError(f"the mode of the threshold is {threshold['mode']!r}")
+    for name in ("alpha", "tpr"):
+        value = threshold[name]
+        if not (isinstance(value, float) and 0 <= value <= 1):
+            raise StateError(f"{name} is {value!r}; it lies from 0 to 1")
+    for name in ("given", "fixed"):
+        value = threshold[name]
+        if value is not None and not (isinstance(value, float) and math.isfinite(value)):
+            raise StateError(f"the {name} gamma is {value!r}; it is a finite number")
 
 
 def _check_tensors(tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
@@ -257,3 +275,9 @@ def _check_tensors(tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> No
             raise StateError(f"'{name}' has negative entries")
     if not sizes["C"]:
         raise StateError("it has no classes")
+    calibration = tensors.get("calibration")
+    if calibration is not None and calibration.shape[-1:] != tensors["labels"].shape[1:]:
+        raise StateError(f"its calibration features have shape {tuple(calibration.shape)}")
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and bool(torch.isnan(tensor).any()):
+            raise StateError(f"'{name}' contains NaN")

@@ -5,16 +5,46 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from openood_interneg.application.images import Found
 from openood_interneg.application.inputs import UNKNOWN
+from openood_interneg.application.judgement import Judgement
 from openood_interneg.application.state import StateError
 from openood_interneg.data.digests import extend_digest
 from openood_interneg.detectors.base import Scores
+
+
+class _Pair(NamedTuple):
+    name: str
+    score: float
+
+
+class Prediction(_Pair):
+    """What is said of an image; unpacks as the pair (name, score).
+
+    Attributes:
+        name: of the class, or "unknown".
+        score: high = ID.
+        label: the nearest class.
+        gamma: the threshold of its moment; None where p-values tell.
+        p: its p-value; None for methods that have none.
+    """
+
+    label: str
+    gamma: float | None
+    p: float | None
+
+    def __new__(
+        cls, name: str, score: float, label: str, gamma: float | None, p: float | None
+    ) -> Prediction:
+        """See the class."""
+        made = super().__new__(cls, name, score)
+        made.label, made.gamma, made.p = label, gamma, p
+        return made
 
 
 @dataclass(frozen=True)
@@ -25,8 +55,10 @@ class Scored:
         position: place in the stream, from 0.
         name: its path, or "#position".
         label: the nearest class.
-        prediction: the same or "unknown".
+        prediction: the same or "unknown"; None where nothing tells unknown images.
         score: high = ID.
+        gamma: the threshold of its moment; None where p-values tell, or nothing.
+        p: its p-value; None for methods that have none.
         error: why the image could not be read; then label, prediction and score are None.
     """
 
@@ -35,11 +67,13 @@ class Scored:
     label: str | None = None
     prediction: str | None = None
     score: float | None = None
+    gamma: float | None = None
+    p: float | None = None
     error: str | None = None
 
     @property
     def unknown(self) -> bool | None:
-        """Whether the score lies below gamma."""
+        """Whether the image is of no class."""
         return None if self.prediction is None else self.prediction == UNKNOWN
 
 
@@ -107,29 +141,50 @@ def readable_ids(found: Sequence[Found]) -> Tensor:
 def results(
     names: Sequence[str],
     found: Sequence[Found],
-    scores: Scores | None,
+    predictions: Sequence[Prediction],
     *,
     begin: int,
-    gamma: float,
-    classes: Sequence[str],
+    judged: bool,
 ) -> list[Scored]:
     """The results of a batch.
 
     Args:
         names: of its images.
         found: the id of each, or what is wrong with it.
-        scores: of the readable ones; None where there is none.
+        predictions: of the readable ones.
         begin: position of the first image.
-        gamma: images that score below are unknown.
-        classes: names of the classes.
+        judged: whether anything tells unknown images.
     """
-    rows = iter(()) if scores is None else zip(*(t.tolist() for t in scores), strict=True)
+    rows = iter(predictions)
     out = []
     for at, (name, entry) in enumerate(zip(names, found, strict=True), begin):
         if isinstance(entry, str):
             out.append(Scored(at, name, error=entry))
             continue
-        label, score = next(rows)
-        said = classes[label] if score >= gamma else UNKNOWN
-        out.append(Scored(at, name, classes[label], said, score))
+        row = next(rows)
+        said = row.name if judged else None
+        out.append(Scored(at, name, row.label, said, row.score, row.gamma, row.p))
     return out
+
+
+def predictions(
+    scores: Scores, judgement: Judgement | None, classes: Sequence[str]
+) -> list[Prediction]:
+    """What is said of images; the nearest class where nothing tells unknown ones.
+
+    Args:
+        scores: of the images.
+        judgement: which of them are known.
+        classes: names of the classes.
+    """
+    count = len(scores.score)
+    known = [True] * count if judgement is None else judgement.known.tolist()
+    gamma: list[float | None] = [None] * count
+    if judgement is not None and judgement.gamma is not None:
+        gamma = judgement.gamma.tolist()
+    p: list[float | None] = [None] * count if scores.p is None else scores.p.tolist()
+    columns = zip(scores.pred.tolist(), scores.score.tolist(), known, gamma, p, strict=True)
+    return [
+        Prediction(classes[label] if id_ else UNKNOWN, score, classes[label], of_each, value)
+        for label, score, id_, of_each, value in columns
+    ]

@@ -1,142 +1,200 @@
-"""Gamma, below which an image is unknown, and the ID images that it rests on."""
+"""What tells unknown images: gamma, which follows its calibration images, or the p-value."""
 
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from openood_interneg.application.images import ImageEncoder
+from openood_interneg.application.judgement import Judgement
+from openood_interneg.application.saving import SavedThreshold
 from openood_interneg.data.encode import Progress
-from openood_interneg.detectors.base import DetectorError, Scores
+from openood_interneg.detectors.base import Detector, DetectorError, Scores
 from openood_interneg.detectors.protections import ProtectedInterNeg
 from openood_interneg.settings import SettingsError, checked
 
-GUARD_IMAGES = 256  # calibration images that id_guard watches
+Mode = Literal["follow", "fixed"]
+
+MOST_IMAGES = 2_000  # calibration images that are kept: a 95 % quantile is known to 0.5 points
 FEW_IMAGES = 20  # too few to tell a 95 % quantile
 LOOK_EVERY = 100  # images of the stream between two looks at the false alarms
 DRIFT = 0.1  # false alarms beyond those of calibration that are worth a warning
 
 
 class Threshold:
-    """Gamma, and how it is kept right while the bank grows.
+    """Tells unknown images: by a gamma that was set, by calibration images, or by p-values.
+
+    Args:
+        gamma: as set by hand; goes before all else.
+        mode: of a calibrated gamma: "follow" is the quantile of the calibration images' scores with
+            the memory as it is, "fixed" that of the moment of calibration.
+        alpha: of methods with p-values, where there is no gamma: an image with p <= alpha is
+            unknown.
 
     Attributes:
         tpr: share of ID images that `calibrate` was told to let pass.
-        guard: (n, D) features of calibration images; None before `calibrate`.
-        warned: whether it was said in this stream that gamma has become too strict.
+        features: (n, D) or (V, n, D) of the calibration images; None before `calibrate`.
     """
 
-    def __init__(self, gamma: float | None = None):
-        self._gamma: float | None = None
-        self.gamma = gamma
+    def __init__(self, gamma: float | None = None, mode: Mode = "follow", alpha: float = 0.05):
+        checked("threshold", mode, Mode, {})
+        self.mode: Mode = mode
+        self.alpha = checked("alpha", alpha, float, {"low": 0, "high": 1})
+        self.given: float | None = None
+        self.set(gamma)
         self.tpr = 0.95
-        self.guard: Tensor | None = None
+        self.forget()
+
+    def forget(self) -> None:
+        """Without calibration; a gamma that was set stays."""
+        self.fixed: float | None = None
+        self.features: Tensor | None = None
         self.warned = False
 
-    @property
-    def gamma(self) -> float | None:
-        """Images that score below are unknown; None before it was set or calibrated."""
-        return self._gamma
-
-    @gamma.setter
-    def gamma(self, value: float | None) -> None:
-        if value is not None:
-            value = value.item() if isinstance(value, np.generic) else value
-            value = checked("gamma", value, float, {"low": 0, "high": 1})
-        self._gamma = value
-
-    def required(self) -> float:
-        """Gamma.
+    def set(self, gamma: float | None) -> None:
+        """Sets gamma by hand; None takes that back.
 
         Raises:
-            DetectorError: there is none yet.
+            SettingsError: no finite number.
         """
-        if self._gamma is None:
+        if gamma is not None:
+            gamma = gamma.item() if isinstance(gamma, (np.generic, Tensor)) else gamma
+            gamma = checked("gamma", gamma, float, {})
+        self.given = gamma
+
+    def gamma(self, detector: Detector[Any] | None) -> float | None:
+        """Scores below are unknown now; None where there is none, or p-values tell."""
+        if self.given is not None or self.features is None or detector is None:
+            return self.given
+        return detector.threshold if self.mode == "follow" else self.fixed
+
+    def by_p(self, detector: Detector[Any]) -> bool:
+        """Whether p-values tell."""
+        return detector.has_p and self.given is None and self.features is None
+
+    def required(self, detector: Detector[Any]) -> None:
+        """Checks that something tells unknown images.
+
+        Raises:
+            DetectorError: nothing does.
+        """
+        if self.gamma(detector) is None and not self.by_p(detector):
             raise DetectorError(
                 "there is no threshold yet; call calibrate(id_images) with ID images that are not "
                 "the proxies', or set gamma"
             )
-        return self._gamma
 
-    def calibrate(self, detector: ProtectedInterNeg, rows: Tensor, tpr: float) -> float:
-        """Sets gamma so that at least the share `tpr` of the rows (n, D) reaches it."""
-        gamma = _reached(finite(detector.score(rows)).score, tpr)
-        every = max(len(rows) // GUARD_IMAGES, 1)
-        self.gamma, self.tpr = gamma, float(tpr)
-        self.guard = rows[::every][:GUARD_IMAGES].clone()
-        detector.guard = (self.guard, gamma)
-        return gamma
+    def judge(self, detector: Detector[Any], scores: Scores) -> Judgement | None:
+        """What of these scores is unknown; None where nothing tells."""
+        score = scores.score
+        if self.by_p(detector):
+            assert scores.p is not None
+            return Judgement(scores.p > self.alpha, scores.p - self.alpha, None)
+        gamma = self.gamma(detector)
+        if gamma is None:
+            return None
+        of_each = torch.full_like(score, gamma)
+        if self.given is None and self.mode == "follow" and scores.gamma is not None:
+            of_each = scores.gamma
+        return Judgement(score >= of_each, score - of_each, of_each)
 
-    def restore(
-        self, detector: ProtectedInterNeg, gamma: float | None, tpr: float, guard: Tensor | None
-    ) -> None:
-        """Takes over what `calibrate` came to in another process."""
-        self.gamma, self.tpr = gamma, tpr
-        self.guard = guard
-        if guard is not None and gamma is not None:
-            self.guard = guard.to(detector.space.device)
-            detector.guard = (self.guard, gamma)
+    # ---- calibration -------------------------------------------------------------------------
 
-    def recalibrate(self, detector: ProtectedInterNeg) -> float:
-        """Takes gamma anew, for the bank as it is now.
+    def calibrate(self, detector: Detector[Any], rows: Tensor, tpr: float) -> float:
+        """Keeps ID images (n, D) or (V, n, D), of which at least the share `tpr` is to pass."""
+        every = -(-rows.shape[-2] // MOST_IMAGES)
+        rows = rows[..., ::every, :].clone()
+        finite(detector.score(rows))
+        self.forget()
+        self.given, self.tpr, self.features = None, float(tpr), rows
+        detector.watch(rows, self.tpr)
+        self.fixed = detector.threshold
+        return self.fixed
+
+    def restore(self, detector: Detector[Any], saved: SavedThreshold) -> None:
+        """Takes over what another process came to."""
+        self.forget()
+        self.mode = "fixed" if saved.mode == "fixed" else "follow"
+        self.alpha, self.tpr = saved.alpha, saved.tpr
+        self.given, self.fixed = saved.given, saved.fixed
+        if saved.features is not None:
+            self.features = saved.features.to(detector.space.device)
+            detector.watch(self.features, self.tpr)
+            self._guard(detector)
+
+    def saved(self) -> SavedThreshold:
+        """For a file."""
+        return SavedThreshold(
+            self.mode, self.alpha, self.tpr, self.given, self.fixed, self.features
+        )
+
+    def recalibrate(self, detector: Detector[Any]) -> float:
+        """Takes a fixed gamma anew, for the memory as it is now.
 
         Raises:
             DetectorError: there are no calibration images.
         """
-        guard = self._watched()
-        gamma = _reached(detector.score(guard).score, self.tpr)
-        self.gamma = gamma
-        detector.guard = (guard, gamma)
-        return gamma
+        self._calibrated()
+        self.given, self.fixed = None, detector.threshold
+        self._guard(detector)
+        return self.fixed
 
-    def false_alarms(self, detector: ProtectedInterNeg) -> float:
-        """Share of the calibration images that are unknown with the bank as it is now.
+    def false_alarms(self, detector: Detector[Any]) -> float:
+        """Share of the calibration images that are unknown with the memory as it is now.
 
         Raises:
-            DetectorError: there are no calibration images, or no gamma.
+            DetectorError: there are no calibration images.
         """
-        guard = self._watched()
-        if self._gamma is None:
-            raise DetectorError("there are no calibration images; call calibrate first")
-        return float((detector.score(guard).score < self._gamma).float().mean())
+        self._calibrated()
+        gamma = self.gamma(detector)
+        assert gamma is not None
+        return float((detector.watched_scores < gamma).float().mean())
 
-    def _watched(self) -> Tensor:
-        if self.guard is None:
-            raise DetectorError("there are no calibration images; call calibrate first")
-        return self.guard
+    def _guard(self, detector: Detector[Any]) -> None:
+        """InterNeg's id_guard goes by the gamma of the calibration, wherever the bank stands."""
+        if isinstance(detector, ProtectedInterNeg) and self.fixed is not None:
+            assert self.features is not None
+            detector.guard = (self.features, self.fixed)
 
-    def follow(self, detector: ProtectedInterNeg, before: int, now: int) -> None:
-        """The stream went on: takes gamma anew where its time has come, or warns.
+    def _calibrated(self) -> None:
+        if self.features is None:
+            raise DetectorError("there are no calibration images; call calibrate first")
+
+    def look(self, detector: Detector[Any], before: int, now: int) -> None:
+        """The stream went on: says once in a stream that a gamma that stays has become too strict.
 
         Args:
-            detector: with the protections.
+            detector: as it is now.
             before: images of the stream until the last call.
             now: images of the stream so far.
         """
-        every = detector.protections.recalibrate
-        if every and now // every > before // every:
-            self.recalibrate(detector)
-        elif not every and now // LOOK_EVERY > before // LOOK_EVERY:
-            self._warn_of_drift(detector)
-
-    def _warn_of_drift(self, detector: ProtectedInterNeg) -> None:
-        """Says once in a stream that gamma has become too strict."""
-        calibrated = self.guard is not None and self._gamma is not None
-        if self.warned or not calibrated or not len(detector.bank):
+        follows = self.given is None and self.mode == "follow"
+        if self.warned or follows or self.features is None:
+            return
+        if now // LOOK_EVERY == before // LOOK_EVERY:
             return
         share = self.false_alarms(detector)
         if share > 1 - self.tpr + DRIFT:
             self.warned = True
             warnings.warn(
-                f"{share:.0%} of the calibration images would now be unknown: the bank has grown "
-                f"to {len(detector.bank)} entries and gamma is from before. Call recalibrate() now "
-                "and then, or set the protection recalibrate=100",
+                f"{share:.0%} of the calibration images would now be unknown: the memory has grown "
+                "and gamma is from before. Leave threshold at 'follow', or call recalibrate() now "
+                "and then",
                 stacklevel=5,
             )
+
+
+def warn_of_fixed() -> None:
+    """A gamma of one moment does not fit a memory that grows."""
+    warnings.warn(
+        "threshold='fixed' keeps the gamma of now, and as the memory grows more and more ID images "
+        "fall below it; leave threshold at 'follow', or call recalibrate() now and then",
+        stacklevel=4,
+    )
 
 
 def checked_tpr(tpr: float) -> float:
@@ -153,12 +211,12 @@ def checked_tpr(tpr: float) -> float:
 def calibration_features(
     encoder: ImageEncoder, sources: list[Any], proxy_ids: set[int], log: Progress
 ) -> Tensor:
-    """Features (n, D) of ID images without those that made the image proxies.
+    """Features (n, D), or (V, n, D), of ID images without those that the method was fitted to.
 
     Args:
         encoder: of the images.
         sources: ID images.
-        proxy_ids: of the images that made the proxies, which score too high.
+        proxy_ids: of the images that the method was fitted to, which score too high.
         log: told of images encoded.
 
     Raises:
@@ -167,9 +225,10 @@ def calibration_features(
     features = []
     for begin in range(0, len(sources), encoder.batch_size):
         part, ids = encoder.encode(sources[begin : begin + encoder.batch_size])
-        features.append(part[[i for i, image in enumerate(ids.tolist()) if image not in proxy_ids]])
-        log("calibration images", len(part), len(sources))
-    left = sum(map(len, features))
+        fresh = [i for i, image in enumerate(ids.tolist()) if image not in proxy_ids]
+        features.append(part[..., fresh, :])
+        log("calibration images", len(ids), len(sources))
+    left = sum(part.shape[-2] for part in features)
     if not left:
         raise DetectorError(
             "there is no image to calibrate with: give ID images, other ones than those that "
@@ -183,7 +242,12 @@ def calibration_features(
         )
     if left < FEW_IMAGES:
         warnings.warn(f"gamma rests on {left} images only", stacklevel=3)
-    return torch.cat(features)
+    return torch.cat(features, dim=-2)
+
+
+def thinned(places: list[int]) -> list[int]:
+    """Of more places than calibration can use, every so many."""
+    return places[:: max(-(-len(places) // MOST_IMAGES), 1)]
 
 
 def finite(scores: Scores) -> Scores:
@@ -195,9 +259,3 @@ def finite(scores: Scores) -> Scores:
     if not bool(torch.isfinite(scores.score).all()):
         raise DetectorError("a score is not finite; check the model's precision and the settings")
     return scores
-
-
-def _reached(scores: Tensor, tpr: float) -> float:
-    """The score that at least the share `tpr` of images reaches."""
-    ordered = np.sort(scores.cpu().numpy())
-    return float(ordered[int((1 - tpr) * len(ordered) + 1e-9)])

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import typer
 
-from openood_interneg.application.detector import APPLICATION_DEFAULTS, InterNegDetector
-from openood_interneg.application.inputs import labelled_images
+from openood_interneg.application.detector import DEFAULT_METHOD, OODDetector
+from openood_interneg.application.inputs import subfolder_names
+from openood_interneg.application.needs import application_defaults
 from openood_interneg.application.state import claimed, refuse_differences
 from openood_interneg.cli.arguments import (
     BackboneName,
@@ -24,11 +24,12 @@ from openood_interneg.cli.arguments import (
     Pretrained,
 )
 from openood_interneg.cli.console import progress_bars, reader_left, say
-from openood_interneg.cli.options import plan_interneg, with_settings
+from openood_interneg.cli.options import plan_methods, read_config, with_settings
 from openood_interneg.cli.score_input import open_input
 from openood_interneg.cli.score_output import (
     Checkpointer,
     check_overwriting,
+    csv_line,
     json_line,
     open_output,
 )
@@ -37,8 +38,8 @@ from openood_interneg.cli.workspace import DEFAULT_BACKBONE, check_out_file
 from openood_interneg.data.any_image import ImageLimits
 from openood_interneg.data.encode import Progress
 from openood_interneg.data.images import ImageError
-from openood_interneg.detectors.base import DetectorError
-from openood_interneg.settings import SettingsError, as_mapping
+from openood_interneg.detectors.registry import get_method
+from openood_interneg.settings import SettingsError, as_mapping, merged
 from openood_interneg.vlm.precision import Precision as PrecisionName
 from openood_interneg.vlm.text_files import parse_yaml_value
 
@@ -53,29 +54,56 @@ def score(
         ),
     ],
     classes: Annotated[
-        str, typer.Option(help="Text file with one class name a line, or a known set (cifar100).")
-    ],
+        str | None,
+        typer.Option(
+            help="Text file with one class name a line, or a known set (cifar100); default: the "
+            "subfolders of --id-images."
+        ),
+    ] = None,
     id_images: Annotated[
-        Path, typer.Option(help="Folder with one subfolder of ID images per class.")
-    ],
+        Path | None,
+        typer.Option(
+            help="Folder with one subfolder of ID images per class, for methods that need them and "
+            "to calibrate."
+        ),
+    ] = None,
+    method: Annotated[
+        str, typer.Option(help="Name of the method (interneg methods).")
+    ] = DEFAULT_METHOD,
     out: Annotated[
-        Path | None, typer.Option(help="File for the JSON lines; default: stdout.")
+        Path | None,
+        typer.Option(
+            help="File for the JSON lines, or a table if it ends in .csv; default: stdout."
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite --out if it is there.")] = False,
     backbone: BackboneName = None,
     pretrained: Pretrained = None,
     gamma: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Images that score below are unknown; default: calibrate."),
+        typer.Option(
+            help="Images that score below are unknown, from first to last; default: calibrate."
+        ),
     ] = None,
     calibrate: Annotated[
         Path | None,
-        typer.Option(help="ID images for gamma; default: those of --id-images made no proxy."),
+        typer.Option(
+            help="ID images that the threshold follows; default: those of --id-images that the "
+            "method was not fitted to."
+        ),
     ] = None,
-    tpr: Annotated[float, typer.Option(help="Share of ID images that gamma lets pass.")] = 0.95,
+    tpr: Annotated[float, typer.Option(help="Share of ID images that calibration lets pass.")] = (
+        0.95
+    ),
+    alpha: Annotated[
+        float | None,
+        typer.Option(
+            help="Of methods with p-values, uncalibrated: p <= alpha is unknown; default 0.05."
+        ),
+    ] = None,
     state: Annotated[
         Path | None,
-        typer.Option(help="File that keeps the bank and the position; resumed if there."),
+        typer.Option(help="File that keeps the memory and the position; resumed if there."),
     ] = None,
     checkpoint_every: Annotated[
         int, typer.Option(min=1, help="Images between two writes of --state.")
@@ -106,11 +134,21 @@ def score(
 ) -> None:
     """Score images: a class name or "unknown" for each, as one JSON line.
 
-    A line holds position, file, prediction, label (the nearest class), score and unknown, or
-    error. With --state a run that was stopped goes on where it was, with the scores that the
-    unbroken run would have given; --out is cut to where the state was written.
+    A line holds position, file, prediction, label (the nearest class), score and unknown, gamma
+    or p where the method has them, or error. Where nothing tells unknown images (no ID images, no
+    --gamma, a method without p-values), prediction and unknown are null. With --state a run that
+    was stopped goes on where it was, with the scores that the unbroken run would have given; --out
+    is cut to where the state was written.
     """
-    _, chosen = plan_interneg(settings, config, preset, APPLICATION_DEFAULTS)
+    row = get_method(method)
+    defaults = application_defaults(row, merged(file=read_config(config), given=settings))
+    ((_, chosen),) = plan_methods(row.name, settings, config, preset, defaults)
+    if classes is None and id_images is None:
+        raise SettingsError(
+            "there are no class names; give --classes, or --id-images whose subfolders name them"
+        )
+    if gamma is not None and calibrate is not None:
+        raise SettingsError("--gamma and --calibrate contradict each other; give one")
     if on_error not in ("skip", "stop"):
         raise SettingsError(f"--on-error is {on_error!r}; choose one of skip, stop")
     if append and state is None:
@@ -122,31 +160,42 @@ def score(
     check_out_file(out, streams=True)
     check_overwriting(out, force, state)
     names, total = open_input(images)
-    detector = InterNegDetector(
+    detector = OODDetector(
         backbone or DEFAULT_BACKBONE,
+        row.name,
         pretrained=pretrained,
         device=device,
         precision=cast(PrecisionName, precision),  # which the backbone refuses if unknown
         preprocess=preprocess,
         batch_size=batch_size,
+        gamma=gamma,
+        alpha=alpha,
         protections=protections,
         limits=ImageLimits(exif=exif, max_pixels=max_pixels),
         cache=False if no_cache else cache_dir or True,
-        **as_mapping(chosen),
+        settings={name: v for name, v in as_mapping(chosen).items() if name in row.setting_names},
     )
+    names_of_classes: Any = classes
+    if id_images is not None and names_of_classes is None:
+        names_of_classes = subfolder_names(id_images)
     with claimed(state), progress_bars(quiet) as progress:
         resume = state is not None and state.exists()
         if state is not None and resume:
-            detector.load(state, class_names=classes, id_images=id_images)
-            threshold: dict[str, tuple[float | None, float]] = {"tpr": (detector.tpr, tpr)}
-            if gamma is not None:
-                threshold = {"gamma": (detector.gamma, gamma)}
-            refuse_differences(f"the state {state}", threshold)
+            wanted = {"gamma": gamma} if gamma is not None else {"tpr": tpr}
+            if alpha is not None:
+                wanted["alpha"] = alpha
+            detector.load(state, class_names=names_of_classes, id_images=id_images)
+            refuse_differences(
+                f"the state {state}",
+                {name: (getattr(detector, name), value) for name, value in wanted.items()},
+            )
         else:
-            detector.fit(classes, id_images, progress=progress)
-            find_gamma(detector, gamma, calibrate, tpr, id_images, progress)
-        say(f"gamma {detector.gamma:.6g}, bank {detector.bank_size}", quiet)
+            fit(detector, names_of_classes, id_images, calibrate, tpr, progress)
+        judge = detector.judges
+        told = "" if judge else ": scores only; give --calibrate or --gamma"
+        say(f"{detector.fit_told}{told}", quiet)
         with open_output(out, detector, resume) as file, SignalGuard() as stop:
+            line = csv_line if out is not None and out.suffix.lower() == ".csv" else json_line
             checkpoint = Checkpointer(detector, state, file, out is not None, checkpoint_every)
             checkpoint.now()
             if resume and not append:
@@ -157,13 +206,14 @@ def score(
                 on_error=cast(Literal["skip", "stop"], on_error),
                 resume=resume and not append,
                 workers=workers,
+                judge=judge,
             )
             try:
                 for batch in batches:
                     for entry in batch:
-                        file.write(json_line(entry))
+                        file.write(line(entry))
                     progress("images", len(batch), total)
-                    checkpoint.batch(len(batch))
+                    checkpoint.batch(batch)
                     if stop.signal:
                         break
             except Interrupted:
@@ -174,13 +224,44 @@ def score(
                 checkpoint.now()
                 raise
             checkpoint.now()
-    report(detector, stop, state, quiet)
+    report(detector, checkpoint.unknown, stop, state, quiet)
 
 
-def report(detector: InterNegDetector, stop: SignalGuard, state: Path | None, quiet: bool) -> None:
+def fit(
+    detector: OODDetector,
+    classes: Any,
+    id_images: Path | None,
+    calibrate: Path | None,
+    tpr: float,
+    progress: Progress,
+) -> None:
+    """Fits, and calibrates where gamma is not given: with a folder of ID images, or with those
+    that the method was not fitted to.
+
+    Raises:
+        DetectorError: the method looked at all of them.
+    """
+    own = detector.gamma is None and calibrate is None
+    by_images = own and id_images is not None and not detector.method.detector.has_p
+    detector.fit(classes, id_images, calibrate=by_images, tpr=tpr, progress=progress)
+    if calibrate is not None:
+        detector.calibrate(calibrate, tpr, progress=progress)
+
+
+def report(
+    detector: OODDetector, unknown: int, stop: SignalGuard, state: Path | None, quiet: bool
+) -> None:
     """The last message; a stopped run ends with the shell's code for its signal."""
-    failed = f", {detector.failed} could not be read" if detector.failed else ""
-    say(f"{detector.position} images{failed}; bank {detector.bank_size}", quiet)
+    parts = [f"{detector.position} images"]
+    if detector.judges:
+        parts.append(f"{unknown} unknown")
+    parts.append(f"{detector.failed} could not be read")
+    parts.append(detector.threshold_told)
+    if detector.calibrated:
+        parts.append(f"false alarms of the calibration images {detector.false_alarms():.1%}")
+    if detector.bank_size:
+        parts.append(f"bank {detector.bank_size}")
+    say("; ".join(parts), quiet)
     if stop.signal:
         kept = f"; the state is in {state}" if state else ""
         say(f"stopped by {signal.Signals(stop.signal).name}{kept}")
@@ -202,39 +283,5 @@ def parse_protections(text: str) -> dict[str, Any]:
     return out
 
 
-def find_gamma(
-    detector: InterNegDetector,
-    gamma: float | None,
-    folder: Path | None,
-    tpr: float,
-    given: Path,
-    progress: Progress,
-) -> None:
-    """Sets gamma: as given, or from ID images that are not the proxies'.
-
-    Raises:
-        DetectorError: there is no such image.
-    """
-    if gamma is not None:
-        detector.gamma = gamma
-        if detector.protections.watches:
-            raise SettingsError(
-                "id_guard and recalibrate need calibration images: leave --gamma out"
-            )
-        return
-    if folder is not None:
-        detector.calibrate(folder, tpr, progress=progress)
-        return
-    sources, _ = labelled_images(given, detector.class_names)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*made the image proxies.*")
-            detector.calibrate(sources, tpr, progress=progress)
-    except DetectorError:
-        raise DetectorError(
-            f"all images of {given} made the image proxies, and gamma must not rest on them: give "
-            "other ID images with --calibrate DIR, lower --images-per-class, or give --gamma"
-        ) from None
-
-
-command = with_settings(score, methods=["interneg"], defaults=APPLICATION_DEFAULTS)
+# What is named like an option of the command is set in --config.
+command = with_settings(score, without=("alpha", "gamma"))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from openood_interneg.application.detector import InterNegDetector
+from openood_interneg.application.detector import OODDetector
 from openood_interneg.application.state import StateError
 from openood_interneg.application.stream import Scored
 from openood_interneg.settings import SettingsError
@@ -31,23 +33,39 @@ def check_overwriting(out: Path | None, force: bool, state: Path | None) -> None
     )
 
 
+COLUMNS = ("position", "file", "prediction", "label", "score", "unknown", "gamma", "p", "error")
+ONLY_WHERE_THERE = COLUMNS[-3:]
+
+
 def json_line(entry: Scored) -> bytes:
-    """One result as a line of JSON."""
+    """One result as a line of JSON; gamma, p and error only where there are such."""
     record = {
-        "position": entry.position,
-        "file": entry.name,
-        "prediction": entry.prediction,
-        "label": entry.label,
-        "score": entry.score,
-        "unknown": entry.unknown,
+        name: value
+        for name, value in _record(entry).items()
+        if value is not None or name not in ONLY_WHERE_THERE
     }
-    if entry.error is not None:
-        record["error"] = entry.error
     return (json.dumps(record, allow_nan=False) + "\n").encode()
 
 
+def csv_line(entry: Scored) -> bytes:
+    """One result as a line of a table with `COLUMNS`; empty cells where there is nothing."""
+    return _csv(_record(entry).values())
+
+
+def _record(entry: Scored) -> dict[str, Any]:
+    values = (entry.position, entry.name, entry.prediction, entry.label, entry.score)
+    more = (entry.unknown, entry.gamma, entry.p, entry.error)
+    return dict(zip(COLUMNS, values + more, strict=True))
+
+
+def _csv(cells: Iterable[Any]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue().encode("utf-8", "surrogateescape")
+
+
 @contextlib.contextmanager
-def open_output(path: Path | None, detector: InterNegDetector, resume: bool) -> Iterator[BinaryIO]:
+def open_output(path: Path | None, detector: OODDetector, resume: bool) -> Iterator[BinaryIO]:
     """The file for the lines; when resumed, cut to where the state was written.
 
     Raises:
@@ -59,6 +77,8 @@ def open_output(path: Path | None, detector: InterNegDetector, resume: bool) -> 
     if not resume:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "wb") as file:
+            if path.suffix.lower() == ".csv":
+                file.write(_csv(COLUMNS))
             yield file
         return
     size = path.stat().st_size if path.is_file() else 0
@@ -79,11 +99,11 @@ def open_output(path: Path | None, detector: InterNegDetector, resume: bool) -> 
 
 
 class Checkpointer:
-    """Flushes the output and writes the state, every so many images."""
+    """Flushes the output and writes the state, every so many images; counts unknown ones."""
 
     def __init__(
         self,
-        detector: InterNegDetector,
+        detector: OODDetector,
         state: Path | None,
         file: BinaryIO,
         seekable: bool,
@@ -93,10 +113,13 @@ class Checkpointer:
         self.seekable, self.every = seekable, every
         self.since = 0
         self.saved = -1
+        kept = detector.note.get("unknown", 0)
+        self.unknown = kept if isinstance(kept, int) else 0
 
-    def batch(self, count: int) -> None:
+    def batch(self, batch: Sequence[Scored]) -> None:
         """Told of every batch."""
-        self.since += count
+        self.since += len(batch)
+        self.unknown += sum(entry.unknown is True for entry in batch)
         if not self.seekable:
             self.file.flush()  # whoever reads the pipe wants to see it
         if self.since >= self.every:
@@ -110,7 +133,8 @@ class Checkpointer:
         self.file.flush()
         if self.state is None:
             return
+        self.detector.note = {"unknown": self.unknown}
         if self.seekable:
             os.fsync(self.file.fileno())  # lines first: a state never speaks of lines not there
-            self.detector.note = {"output_bytes": self.file.tell()}
+            self.detector.note = {"unknown": self.unknown, "output_bytes": self.file.tell()}
         self.detector.save(self.state)

@@ -133,7 +133,7 @@ class Encoder:
             layout = {"features": Rows((dim,), values="unit")}
             entry = self.store.entry("features", key, len(images), self.shard_rows, layout)
         else:
-            maker = self._view_maker(kind)
+            maker = view_maker(kind, self.preprocess)
             key |= {"views": maker.names, "seed": maker.seed, "size": maker.size}
             layout = {"features": Rows((len(maker.names), dim), values="unit")}
             entry = self.store.entry("views", key, len(images), VIEW_IMAGES_PER_SHARD, layout)
@@ -173,7 +173,7 @@ class Encoder:
         if kind != "image":
             what += f", {kind_name(kind)}"
         if isinstance(kind, Views):
-            maker = self._view_maker(kind)
+            maker = view_maker(kind, self.preprocess)
             files = ViewFiles(paths, images.paths, maker, transform, size)
             batch_size = max(self.batch_size // len(maker.names), 1)
         loader = DataLoader(
@@ -197,9 +197,10 @@ class Encoder:
             self.progress(what, len(pixels), total)
             yield features
 
-    def _view_maker(self, kind: Views) -> ViewMaker:
-        """Corrupted copies are made at 224 pixels, or at the model's own size if it is smaller."""
-        return ViewMaker(view_names(kind.names), kind.seed, size=min(224, self.preprocess.size))
+
+def view_maker(kind: Views, preprocess: Preprocess) -> ViewMaker:
+    """Corrupted copies are made at 224 pixels, or at the model's own size if it is smaller."""
+    return ViewMaker(view_names(kind.names), kind.seed, size=min(224, preprocess.size))
 
 
 def encode_pixels(backbone: Backbone, pixels: Tensor, kind: FeatureKind) -> Tensor:

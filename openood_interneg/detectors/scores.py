@@ -26,8 +26,8 @@ class Scores(_PredAndScore):
             else None.
     """
 
-    p: Tensor | None
-    gamma: Tensor | None
+    p: Tensor | None = None
+    gamma: Tensor | None = None
 
     def __new__(
         cls,

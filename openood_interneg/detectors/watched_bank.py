@@ -54,7 +54,8 @@ class BesideBank:
         raise NotImplementedError
 
     def _logits(self, texts: Tensor) -> Tensor:
-        return logits(self.features, texts, self.scale, self.tau)
+        # In float64, so that a resumed stream, which counts anew, comes to the same thresholds.
+        return logits(self.features.double(), texts.double(), self.scale, self.tau)
 
 
 class WatchedGroups(BesideBank):
@@ -69,23 +70,24 @@ class WatchedGroups(BesideBank):
 
     def __init__(self, features: Tensor, space: TextSpace, tau: float, bank: NegativeBank):
         super().__init__(features, space, tau, bank)
-        self.id_lse = self._logits(space.labels).logsumexp(dim=1)
+        self.id_lse = self._logits(space.labels).logsumexp(dim=1).float()
         self.mined = len(space.negatives)
         self.logits = features.new_empty(len(features), self.mined + bank.capacity)
-        self.logits[:, : self.mined] = self._logits(space.negatives)
+        self.logits[:, : self.mined] = self._logits(space.negatives).float()
         self.recount(bank)
 
     def recount(self, bank: NegativeBank) -> None:
         """See `BesideBank`."""
         self.layout = bank.layout
-        self.logits[:, self.mined : self.mined + len(bank)] = self._logits(bank.places)
+        self.logits[:, self.mined : self.mined + len(bank)] = self._logits(bank.places).float()
 
     def admitted(self, bank: NegativeBank) -> None:
         """See `BesideBank`."""
         if bank.layout != self.layout:
             self.recount(bank)
         else:
-            self.logits[:, self.mined + bank.written] = self._logits(bank.places[bank.written])
+            written = self._logits(bank.places[bank.written])
+            self.logits[:, self.mined + bank.written] = written.float()
 
     def _moved(self, ranking: Tensor) -> None:
         self.logits[:, self.mined : self.mined + len(ranking)] = self.logits[
@@ -106,8 +108,8 @@ class WatchedBank(BesideBank):
 
     def __init__(self, features: Tensor, space: TextSpace, tau: float, bank: NegativeBank):
         super().__init__(features, space, tau, bank)
-        self.id_lse = self._logits(space.labels).double().logsumexp(dim=1)
-        mined = self._logits(space.negatives).double().logsumexp(dim=1)
+        self.id_lse = self._logits(space.labels).logsumexp(dim=1)
+        mined = self._logits(space.negatives).logsumexp(dim=1)
         self.shift = torch.maximum(self.id_lse, mined)
         self.mined = (mined - self.shift).exp()
         self.terms = self.mined.new_zeros(0, len(features))  # (slots, n)
@@ -161,7 +163,7 @@ class WatchedBank(BesideBank):
             self.terms = torch.cat([self.terms, more])
 
     def _terms(self, rows: Tensor) -> Tensor:
-        return (self._logits(rows).double() - self.shift[:, None]).exp().t()
+        return (self._logits(rows) - self.shift[:, None]).exp().t()
 
 
 def beside(

@@ -14,10 +14,9 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 from torchvision.transforms.functional import to_pil_image
 from tqdm import tqdm
 
-from openood_interneg.data.encode import Views
+from openood_interneg.data.encode import Views, view_maker
 from openood_interneg.data.image_ids import image_ids
 from openood_interneg.data.image_lists import ImageList, check_images
-from openood_interneg.data.views import ViewMaker, view_names
 from openood_interneg.negatives.proxies import sample_id_images
 from openood_interneg.plugin.network import ClipZeroShot
 from openood_interneg.settings import IdImageSettings, InternegError
@@ -100,7 +99,7 @@ def views_of_pixels(images: Tensor, ids: Tensor, preprocess: Preprocess, kind: V
         kind: which views.
     """
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (preprocess.mean, preprocess.std))
-    maker = ViewMaker(view_names(kind.names), kind.seed, size=min(224, preprocess.size))
+    maker = view_maker(kind, preprocess)
     transform = preprocess.transform()
     made = []
     for image, image_id in zip(images.cpu(), ids.tolist(), strict=True):

@@ -60,7 +60,8 @@ def plain(**values) -> InterNegDetector:
 
 
 def fitted(**values) -> InterNegDetector:
-    return plain(**({"gamma": 0.5} | values)).fit(CLASSES, world() / "id")
+    detector = plain(**({"gamma": 0.5} | values))
+    return detector.fit(CLASSES, world() / "id", calibrate=False)
 
 
 @functools.lru_cache

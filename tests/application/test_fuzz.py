@@ -337,7 +337,7 @@ def test_a_well_formed_state_with_nonsense_is_refused_or_finite(data):
 def test_a_forged_nan_is_refused():
     kept()
     tensors, meta = read_state(scratch() / "kept.safetensors")
-    tensors["bank.features"][0, 0] = float("nan")
+    tensors["memory.bank.features"][0, 0] = float("nan")
     write_state(scratch() / "nan.safetensors", tensors, meta)
     with pytest.raises(StateError, match=r"bank\.features.*NaN"):
         read_state(scratch() / "nan.safetensors")

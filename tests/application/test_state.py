@@ -41,7 +41,8 @@ def test_lines_say_what_the_detector_says(unbroken, run):
     assert [line["position"] for line in lines] == list(range(144))
     assert [i for i, line in enumerate(lines) if "error" in line] == [17, 70]
     assert lines[17]["score"] is None and "bad.png" in lines[17]["error"]
-    assert list(lines[0]) == ["position", "file", "prediction", "label", "score", "unknown"]
+    fields = ["position", "file", "prediction", "label", "score", "unknown", "gamma"]
+    assert list(lines[0]) == fields and lines[0]["gamma"] > lines[-1]["gamma"]
     for line in lines:
         if "error" not in line:
             assert line["label"] in CLASSES and 0 <= line["score"] <= 1

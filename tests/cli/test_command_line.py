@@ -112,11 +112,11 @@ def test_the_config_of_score_goes_over_the_commands_default(monkeypatch, interne
     class Seen(Exception):
         pass
 
-    def detector(*args, **settings):
-        seen.append(settings["update"])
+    def detector(*args, **options):
+        seen.append(options["settings"]["update"])
         raise Seen
 
-    monkeypatch.setattr(module, "InterNegDetector", detector)
+    monkeypatch.setattr(module, "OODDetector", detector)
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.png").touch()
     args = ("score", tmp_path / "images", "--classes", "cifar10", "--id-images", tmp_path)

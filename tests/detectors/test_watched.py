@@ -137,7 +137,8 @@ def test_each_image_has_the_threshold_of_its_own_moment(name):
     watching.watch(calibration, 0.9)
     parts = zip(stream.split(32), ids.split(32), strict=True)
     gamma = torch.cat([watching.step(*part).gamma for part in parts])
-    torch.testing.assert_close(gamma, torch.tensor(expected), atol=3e-5, rtol=1e-5)
+    # `score` takes cosines in float32, the watched images' sums are in float64.
+    torch.testing.assert_close(gamma, torch.tensor(expected), atol=1e-4, rtol=1e-4)
     assert watching.threshold == pytest.approx(quantile(watching, calibration, 0.9), abs=3e-5)
     if name not in ("interneg, no bank",):
         assert len(set(gamma.tolist())) > 3, "the memory never changed: nothing was tested"
