@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -43,4 +45,18 @@ CacheDir = Annotated[
 ]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Keep nothing.")]
 ReadingWorkers = Annotated[int, typer.Option(min=0, help="Processes that read images.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="At most this many images per test set.")]
+FullSpectrum = Annotated[
+    bool, typer.Option("--fsood", help="Count the sets of csid as ID: OpenOOD's full spectrum.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the table.")]
+
+
+def with_parameters(
+    command: Callable[..., Any], parameters: Sequence[inspect.Parameter]
+) -> Callable[..., Any]:
+    """Says, where typer looks for it, which options a command has."""
+    given = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
+    cast(Any, command).__signature__ = inspect.Signature(given)
+    command.__annotations__ = {p.name: p.annotation for p in given}
+    return command

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from openood_interneg.cli.evaluate import DEFAULT_METHODS, evaluate
-from openood_interneg.cli.workspace import MINIATURE, check_out_folder, draw_miniature
+from openood_interneg.cli.workspace import WorkspaceOptions, check_out_folder, draw_miniature
 
 
 def demo(
@@ -30,14 +30,15 @@ def demo(
     check_out_folder(out)
     evaluate(
         settings={},
-        bench=MINIATURE,
-        data_root=draw_miniature(cache_dir, quiet),
+        workspace=WorkspaceOptions(
+            data_root=draw_miniature(cache_dir, quiet),
+            device="cpu",
+            cache_dir=cache_dir,
+            quiet=quiet,
+        ),
         methods=methods,
         seeds=seeds,
         out=out,
-        cache_dir=cache_dir,
-        device="cpu",
-        quiet=quiet,
     )
 
 

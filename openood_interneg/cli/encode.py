@@ -8,21 +8,11 @@ from typing import Annotated
 
 import typer
 
-from openood_interneg.cli.arguments import (
-    BackboneName,
-    Bench,
-    Config,
-    DataRoot,
-    EncodeBatch,
-    Precision,
-    Preprocessing,
-    Preset,
-    Pretrained,
-)
+from openood_interneg.cli.arguments import Config, Preset
 from openood_interneg.cli.console import Advance, say
 from openood_interneg.cli.evaluate import parse_seeds
 from openood_interneg.cli.options import INVERSION, TEXT_SPACE, plan_interneg, with_settings
-from openood_interneg.cli.workspace import WorkspaceOptions, open_workspace
+from openood_interneg.cli.workspace import WorkspaceOptions, open_workspace, with_workspace
 from openood_interneg.data.encode import IMAGES_PER_SHARD
 from openood_interneg.data.image_lists import ImageList
 from openood_interneg.data.shared_store import (
@@ -39,20 +29,8 @@ from openood_interneg.negatives.stored_inversion import (
 
 def encode(
     settings: dict,
-    bench: Bench = "miniature",
-    data_root: DataRoot = None,
-    backbone: BackboneName = None,
-    pretrained: Pretrained = None,
+    workspace: WorkspaceOptions,
     preset: Preset = None,
-    preprocess: Preprocessing = "clip",
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda (each process its own GPU), or auto.")
-    ] = "auto",
-    precision: Precision = "fp32",
-    encode_batch: EncodeBatch = 128,
-    workers: Annotated[
-        int, typer.Option(min=0, help="Processes that read images, for each process.")
-    ] = 0,
     shard_size: Annotated[
         int, typer.Option(min=1, help="Images per file; eval looks for the default's.")
     ] = IMAGES_PER_SHARD,
@@ -62,10 +40,6 @@ def encode(
     ] = False,
     seeds: Annotated[str, typer.Option(help="Seeds of the inversions.")] = "0",
     config: Config = None,
-    cache_dir: Annotated[
-        Path | None, typer.Option(help="Where features are kept; all processes must see it.")
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
 ) -> None:
     """Encode a benchmark's images, encode and rank the corpus: `eval` finds it all in the store.
 
@@ -75,20 +49,8 @@ def encode(
     method, chosen = plan_interneg(settings, config, preset)
     seed_list = parse_seeds(seeds)
     with init_distributed() as context:
-        options = WorkspaceOptions(
-            bench=bench,
-            data_root=data_root,
-            backbone=backbone,
-            pretrained=pretrained,
-            preprocess=preprocess,
-            device=str(local_device(context, device)),
-            precision=precision,
-            encode_batch=encode_batch,
-            workers=workers,
-            cache_dir=cache_dir,
-            quiet=quiet,
-        )
-        with open_workspace(options, context) as (evaluation, progress):
+        workspace = replace(workspace, device=str(local_device(context, workspace.device)))
+        with open_workspace(workspace, context) as (evaluation, progress):
             benchmark = evaluation.benchmark
             evaluation.encoder.shard_rows = shard_size
             evaluation.check([(method, chosen)])
@@ -109,7 +71,7 @@ def encode(
                         invert_all(context, evaluation, inverter, images, shard_size, progress)
         say(
             f"process {context.rank} of {context.size} encoded {evaluation.encoder.encoded} images",
-            quiet,
+            workspace.quiet,
         )
 
 
@@ -133,5 +95,19 @@ def invert_all(
 
 # --seeds takes the place of the setting seed.
 command = with_settings(
-    encode, methods=["interneg"], names=(*TEXT_SPACE, *INVERSION), without=("seed",)
+    with_workspace(
+        encode,
+        without=("limit", "fsood", "no_cache"),
+        device=Annotated[str, typer.Option(help="cpu, cuda (each process its own GPU), or auto.")],
+        workers=Annotated[
+            int, typer.Option(min=0, help="Processes that read images, for each process.")
+        ],
+        cache_dir=Annotated[
+            Path | None, typer.Option(help="Where features are kept; all processes must see it.")
+        ],
+        quiet=Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")],
+    ),
+    methods=["interneg"],
+    names=(*TEXT_SPACE, *INVERSION),
+    without=("seed",),
 )

@@ -9,26 +9,16 @@ from typing import Annotated
 import typer
 from rich.measure import Measurement
 
-from openood_interneg.cli.arguments import (
-    BackboneName,
-    Bench,
-    CacheDir,
-    Config,
-    DataRoot,
-    Device,
-    EncodeBatch,
-    NoCache,
-    Precision,
-    Preprocessing,
-    Preset,
-    Pretrained,
-    Quiet,
-    ReadingWorkers,
-)
+from openood_interneg.cli.arguments import Config, Preset
 from openood_interneg.cli.baselines import check_openood_methods, run_openood_method
 from openood_interneg.cli.console import console, say
 from openood_interneg.cli.options import plan_methods, split_baselines, with_settings
-from openood_interneg.cli.workspace import WorkspaceOptions, check_out_folder, open_workspace
+from openood_interneg.cli.workspace import (
+    WorkspaceOptions,
+    check_out_folder,
+    open_workspace,
+    with_workspace,
+)
 from openood_interneg.evaluation.protocols import Batch, check_protocol
 from openood_interneg.evaluation.provenance import run_record
 from openood_interneg.evaluation.results import narrow_table, results_table, write_results
@@ -39,10 +29,7 @@ DEFAULT_METHODS = "mcm,neglabel,interneg_negatives_only,interneg"
 
 def evaluate(
     settings: dict,
-    bench: Bench = "miniature",
-    data_root: DataRoot = None,
-    backbone: BackboneName = None,
-    pretrained: Pretrained = None,
+    workspace: WorkspaceOptions,
     methods: Annotated[
         str, typer.Option(help="Names, comma-separated, or all; OpenOOD's own, too.")
     ] = DEFAULT_METHODS,
@@ -50,52 +37,23 @@ def evaluate(
     protocol: Annotated[str, typer.Option(help="mixed (the paper's) or openood.")] = "mixed",
     seeds: Annotated[str, typer.Option(help="Seeds of the stream's order and draws.")] = "0",
     batch_size: Annotated[int, typer.Option(min=1, help="Images per step of a stream.")] = 256,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="At most this many images per test set.")
-    ] = None,
-    fsood: Annotated[
-        bool, typer.Option("--fsood", help="Count the sets of csid as ID: OpenOOD's full spectrum.")
-    ] = False,
-    preprocess: Preprocessing = "clip",
-    device: Device = "auto",
-    precision: Precision = "fp32",
-    encode_batch: EncodeBatch = 128,
-    workers: ReadingWorkers = 0,
     config: Config = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for results.json, .csv and scores.")
     ] = None,
-    cache_dir: CacheDir = None,
-    no_cache: NoCache = False,
-    quiet: Quiet = False,
 ) -> None:
     """Evaluate methods on a benchmark and print a table.
 
     Images are encoded once and kept; every method, seed and protocol is a replay.
     """
     check_out_folder(out)
+    quiet = workspace.quiet
     ours, openoods = split_baselines(methods)
     plans = plan_methods(ours, settings, config, preset) if ours else []
     check_openood_methods(openoods)
     seed_list = parse_seeds(seeds)
     order = check_protocol(protocol)
-    options = WorkspaceOptions(
-        bench=bench,
-        data_root=data_root,
-        backbone=backbone,
-        pretrained=pretrained,
-        preprocess=preprocess,
-        device=device,
-        precision=precision,
-        encode_batch=encode_batch,
-        workers=workers,
-        limit=limit,
-        full_spectrum=fsood,
-        cache_dir=cache_dir,
-        no_cache=no_cache,
-        quiet=quiet,
-    )
-    with open_workspace(options) as (evaluation, progress):
+    with open_workspace(workspace) as (evaluation, progress):
         start = time.perf_counter()
         benchmark = evaluation.benchmark
         evaluation.check(plans)
@@ -142,7 +100,9 @@ def evaluate(
         write_results(
             out,
             results,
-            run_record(evaluation, plans, seed_list, protocol, batch_size, bench, limit),
+            run_record(
+                evaluation, plans, seed_list, protocol, batch_size, workspace.bench, workspace.limit
+            ),
         )
         say(f"results in {out}", quiet)
 
@@ -165,4 +125,4 @@ def parse_seeds(text: str) -> list[int]:
 
 
 # --seeds takes the place of the setting seed.
-command = with_settings(evaluate, without=("seed",))
+command = with_settings(with_workspace(evaluate), without=("seed",))

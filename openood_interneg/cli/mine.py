@@ -9,25 +9,15 @@ import pandas as pd
 import typer
 from rich.table import Table
 
-from openood_interneg.cli.arguments import (
-    BackboneName,
-    Bench,
-    CacheDir,
-    Config,
-    DataRoot,
-    Device,
-    EncodeBatch,
-    NoCache,
-    Precision,
-    Preprocessing,
-    Preset,
-    Pretrained,
-    Quiet,
-    ReadingWorkers,
-)
+from openood_interneg.cli.arguments import Config, Preset
 from openood_interneg.cli.console import console, say
 from openood_interneg.cli.options import TEXT_SPACE, plan_interneg, with_settings
-from openood_interneg.cli.workspace import WorkspaceOptions, check_out_file, open_workspace
+from openood_interneg.cli.workspace import (
+    WorkspaceOptions,
+    check_out_file,
+    open_workspace,
+    with_workspace,
+)
 from openood_interneg.data.store import atomic_path
 from openood_interneg.evaluation.results import csv_frame
 from openood_interneg.settings import SettingsError
@@ -35,45 +25,20 @@ from openood_interneg.settings import SettingsError
 
 def mine(
     settings: dict,
-    bench: Bench = "miniature",
-    data_root: DataRoot = None,
-    backbone: BackboneName = None,
-    pretrained: Pretrained = None,
+    workspace: WorkspaceOptions,
     preset: Preset = None,
-    preprocess: Preprocessing = "clip",
-    device: Device = "auto",
-    precision: Precision = "fp32",
-    encode_batch: EncodeBatch = 128,
-    workers: ReadingWorkers = 0,
     config: Config = None,
     show: Annotated[int, typer.Option(min=0, help="How many of each kind to print.")] = 10,
     out: Annotated[
         Path | None, typer.Option(help="CSV: word, part of speech, deviation, margin.")
     ] = None,
-    cache_dir: CacheDir = None,
-    no_cache: NoCache = False,
-    quiet: Quiet = False,
 ) -> None:
     """Mine negative texts (Eqs. 7-10) and show or write them, most deviating first."""
     check_out_file(out)
     method, chosen = plan_interneg(settings, config, preset)
     if chosen.negatives == "none":
         raise SettingsError("negatives is 'none': there is nothing to mine")
-    options = WorkspaceOptions(
-        bench=bench,
-        data_root=data_root,
-        backbone=backbone,
-        pretrained=pretrained,
-        preprocess=preprocess,
-        device=device,
-        precision=precision,
-        encode_batch=encode_batch,
-        workers=workers,
-        cache_dir=cache_dir,
-        no_cache=no_cache,
-        quiet=quiet,
-    )
-    with open_workspace(options) as (evaluation, _):
+    with open_workspace(workspace) as (evaluation, _):
         evaluation.check([(method, chosen)])
         mined = evaluation.source.mined(chosen)
     data = pd.DataFrame(
@@ -85,12 +50,12 @@ def mine(
         }
     )
     counts = ", ".join(f"{count} {kind}s" for kind, count in mined.passing.items())
-    say(f"qualified: {counts}; kept {len(data)}", quiet)
+    say(f"qualified: {counts}; kept {len(data)}", workspace.quiet)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(out) as temporary:
             csv_frame(data).to_csv(temporary, index=False)
-        say(f"written to {out}", quiet)
+        say(f"written to {out}", workspace.quiet)
     if show:
         console().print(_table(data, show))
 
@@ -115,4 +80,6 @@ def _table(data: pd.DataFrame, show: int) -> Table:
     return table
 
 
-command = with_settings(mine, methods=["interneg"], names=TEXT_SPACE)
+command = with_settings(
+    with_workspace(mine, without=("limit", "fsood")), methods=["interneg"], names=TEXT_SPACE
+)

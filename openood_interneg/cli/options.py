@@ -9,10 +9,11 @@ import inspect
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 import typer
 
+from openood_interneg.cli.arguments import with_parameters
 from openood_interneg.detectors.method import Method
 from openood_interneg.detectors.registry import get_method, list_methods, methods_with
 from openood_interneg.settings import (
@@ -100,11 +101,7 @@ def with_settings(
         chosen = {p.name: v for p in extra if (v := given.pop(p.name)) is not None}
         return command(settings=chosen, **given)
 
-    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + extra
-    # Where typer looks for the options.
-    cast(Any, wrapper).__signature__ = signature.replace(parameters=parameters)
-    wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
-    return wrapper
+    return with_parameters(wrapper, [*own, *extra])
 
 
 def _type(uses: Sequence[Use]) -> type:

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import cast
+from typing import Any, cast, get_type_hints
 
+from openood_interneg.cli.arguments import (
+    BackboneName,
+    Bench,
+    CacheDir,
+    DataRoot,
+    Device,
+    EncodeBatch,
+    FullSpectrum,
+    Limit,
+    NoCache,
+    Precision,
+    Preprocessing,
+    Pretrained,
+    Quiet,
+    ReadingWorkers,
+    with_parameters,
+)
 from openood_interneg.cli.console import Advance, progress_bars, say, system_error
 from openood_interneg.data.benchmark import Benchmark
 from openood_interneg.data.benchmark_yaml import load_benchmark
@@ -20,7 +39,7 @@ from openood_interneg.settings import SettingsError
 from openood_interneg.vlm.backbones import Backbone
 from openood_interneg.vlm.device import pick_device
 from openood_interneg.vlm.factory import load_backbone
-from openood_interneg.vlm.precision import Precision
+from openood_interneg.vlm.precision import Precision as PrecisionName
 
 MINIATURE = "miniature"
 DEFAULT_BACKBONE = "ViT-B/16"
@@ -30,20 +49,52 @@ DEFAULT_BACKBONE = "ViT-B/16"
 class WorkspaceOptions:
     """The options of the commands that work on a benchmark, as they were given."""
 
-    bench: str = MINIATURE
-    data_root: Path | None = None
-    backbone: str | None = None
-    pretrained: str | None = None
-    preprocess: str = "clip"
-    device: str = "auto"
-    precision: str = "fp32"
-    encode_batch: int = 128
-    workers: int = 0
-    limit: int | None = None
-    full_spectrum: bool = False
-    cache_dir: Path | None = None
-    no_cache: bool = False
-    quiet: bool = False
+    bench: Bench = MINIATURE
+    data_root: DataRoot = None
+    backbone: BackboneName = None
+    pretrained: Pretrained = None
+    preprocess: Preprocessing = "clip"
+    device: Device = "auto"
+    precision: Precision = "fp32"
+    encode_batch: EncodeBatch = 128
+    workers: ReadingWorkers = 0
+    limit: Limit = None
+    fsood: FullSpectrum = False
+    cache_dir: CacheDir = None
+    no_cache: NoCache = False
+    quiet: Quiet = False
+
+
+def with_workspace(
+    command: Callable[..., Any], *, without: Collection[str] = (), **instead: Any
+) -> Callable[..., Any]:
+    """Adds the options of `WorkspaceOptions` to a command that takes `workspace`.
+
+    Args:
+        command: of the command line.
+        without: options that the command does not have; they keep their defaults.
+        instead: option -> its annotation, where it says something else in this command.
+    """
+    signature = inspect.signature(command, eval_str=True)
+    hints = get_type_hints(WorkspaceOptions, include_extras=True) | instead
+    shared = [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=field.default,
+            annotation=hints[field.name],
+        )
+        for field in fields(WorkspaceOptions)
+        if field.name not in without
+    ]
+
+    @functools.wraps(command)
+    def wrapper(**given: Any) -> Any:
+        chosen = {option.name: given.pop(option.name) for option in shared}
+        return command(workspace=WorkspaceOptions(**chosen), **given)
+
+    own = [p for p in signature.parameters.values() if p.name != "workspace"]
+    return with_parameters(wrapper, [*own, *shared])
 
 
 @contextmanager
@@ -96,7 +147,7 @@ def _open_benchmark(options: WorkspaceOptions, quiet: bool) -> Benchmark:
         options.data_root,
         cache_dir=options.cache_dir,
         limit=options.limit,
-        full_spectrum=options.full_spectrum,
+        full_spectrum=options.fsood,
         quiet=quiet,
     )
 
@@ -205,5 +256,5 @@ def open_backbone(
         name,
         pretrained=pretrained,
         device=pick_device(device),
-        precision=cast(Precision, precision),  # which refuses any other
+        precision=cast(PrecisionName, precision),  # which refuses any other
     )
