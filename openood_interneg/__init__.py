@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from openood_interneg import demo
-    from openood_interneg.application.detector import InterNegDetector
+    from openood_interneg.application.detector import InterNegDetector, OODDetector
     from openood_interneg.data.benchmark import Benchmark
     from openood_interneg.data.benchmark_yaml import load_benchmark
     from openood_interneg.detectors.base import Detector, DetectorError, Scores
@@ -51,6 +51,7 @@ __all__ = [
     "Method",
     "MethodSettings",
     "NegativeSettings",
+    "OODDetector",
     "Scores",
     "Settings",
     "TextSource",
@@ -71,7 +72,7 @@ __all__ = [
 
 # The module of every name above but `demo`, which is a module itself.
 _MODULES = {
-    "application.detector": ("InterNegDetector",),
+    "application.detector": ("InterNegDetector", "OODDetector"),
     "data.benchmark": ("Benchmark",),
     "data.benchmark_yaml": ("load_benchmark",),
     "detectors.base": ("Detector", "DetectorError", "Scores"),

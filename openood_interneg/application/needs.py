@@ -14,7 +14,7 @@ from openood_interneg.settings import MethodSettings, SettingsError
 def application_defaults(method: Method, given: Mapping[str, Any]) -> dict[str, Any]:
     """Settings by which a method learns image by image, where it has such and none of them is given
     otherwise: images come one by one, and scores do not depend on how calls are cut."""
-    causal = dict(method.causal)
+    causal = {n: v for n, v in method.causal.items() if n in method.setting_names}
     return {} if any(given.get(n, v) != v for n, v in causal.items()) else causal
 
 

@@ -59,4 +59,6 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _values(tensor: Tensor) -> memoryview:
+    if not tensor.numel():  # counts as contiguous whatever its strides, which `view` refuses
+        return memoryview(b"")
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data

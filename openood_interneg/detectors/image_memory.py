@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from openood_interneg.detectors.scoring import exact
+
 LOST_DIGITS = 1e-6  # a difference that is smaller than this share of its terms is made anew
 
 
@@ -47,17 +49,17 @@ class ImageMemory:
     def __len__(self) -> int:
         return len(self.order)
 
-    def kernel(self, features: Tensor, rows: Tensor, *, exact: bool = False) -> np.ndarray:
+    def kernel(self, features: Tensor, rows: Tensor, *, in_float64: bool = False) -> np.ndarray:
         """exp(k (cos - 1)) of (B, D) and (m, D), (B, m) float64 on the CPU.
 
         Args:
             features: (B, D).
             rows: (m, D).
-            exact: take the cosines in float64, too, so that what a resumed stream sums anew is what
-                the unbroken one has summed.
+            in_float64: take the cosines so, too: what a resumed stream sums anew is then what the
+                unbroken one has summed.
         """
-        if exact:
-            features, rows = features.double(), rows.double()
+        if in_float64:
+            features, rows = exact(features), exact(rows)
         # Not in float32: a large k takes far rows below its smallest number, and 0 has no log.
         cosine = (features @ rows.t()).cpu().double().numpy()
         return np.exp(self.concentration * (cosine - 1))
@@ -69,12 +71,12 @@ class ImageMemory:
 
     def _watch_anew(self) -> None:
         count = len(self.shots)
-        kernel = self.kernel(self.probes[count:], self.rows, exact=True)
+        kernel = self.kernel(self.probes[count:], self.rows, in_float64=True)
         self.evidence = np.concatenate([self.evidence[:count], kernel @ self.weights])
 
     def at_watched(self, rows: Tensor) -> np.ndarray:
         """Kernels (B, w) of rows (B, D) at the watched images."""
-        return self.kernel(rows, self.probes[len(self.shots) :], exact=True)
+        return self.kernel(rows, self.probes[len(self.shots) :], in_float64=True)
 
     def sums(self, features: Tensor) -> np.ndarray:
         """Weighted kernel sums (B,) float64 of the memory at features (B, D)."""

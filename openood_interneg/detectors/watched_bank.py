@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from openood_interneg.detectors.scoring import logits
+from openood_interneg.detectors.scoring import exact, logits
 from openood_interneg.detectors.watched import LARGEST
 from openood_interneg.negatives.bank import NegativeBank
 from openood_interneg.negatives.text_space import TextSpace
@@ -55,7 +55,7 @@ class BesideBank:
 
     def _logits(self, texts: Tensor) -> Tensor:
         # In float64, so that a resumed stream, which counts anew, comes to the same thresholds.
-        return logits(self.features.double(), texts.double(), self.scale, self.tau)
+        return logits(exact(self.features), exact(texts), self.scale, self.tau)
 
 
 class WatchedGroups(BesideBank):
@@ -70,16 +70,18 @@ class WatchedGroups(BesideBank):
 
     def __init__(self, features: Tensor, space: TextSpace, tau: float, bank: NegativeBank):
         super().__init__(features, space, tau, bank)
-        self.id_lse = self._logits(space.labels).logsumexp(dim=1).float()
+        self.id_lse = self._logits(space.labels).logsumexp(dim=1).to(features)
         self.mined = len(space.negatives)
         self.logits = features.new_empty(len(features), self.mined + bank.capacity)
-        self.logits[:, : self.mined] = self._logits(space.negatives).float()
+        self.logits[:, : self.mined] = self._logits(space.negatives).to(features)
         self.recount(bank)
 
     def recount(self, bank: NegativeBank) -> None:
         """See `BesideBank`."""
         self.layout = bank.layout
-        self.logits[:, self.mined : self.mined + len(bank)] = self._logits(bank.places).float()
+        self.logits[:, self.mined : self.mined + len(bank)] = self._logits(bank.places).to(
+            self.logits
+        )
 
     def admitted(self, bank: NegativeBank) -> None:
         """See `BesideBank`."""
@@ -87,7 +89,7 @@ class WatchedGroups(BesideBank):
             self.recount(bank)
         else:
             written = self._logits(bank.places[bank.written])
-            self.logits[:, self.mined + bank.written] = written.float()
+            self.logits[:, self.mined + bank.written] = written.to(self.logits)
 
     def _moved(self, ranking: Tensor) -> None:
         self.logits[:, self.mined : self.mined + len(ranking)] = self.logits[
