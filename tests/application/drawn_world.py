@@ -2,6 +2,7 @@
 
 import atexit
 import functools
+import hashlib
 import shutil
 import tempfile
 import threading
@@ -50,7 +51,18 @@ def stream_files() -> list[Path]:
 
 @functools.lru_cache
 def miniature():
-    return load_backbone("miniature")
+    """The miniature; a batch of pixels that it has encoded is not encoded again."""
+    backbone, known = load_backbone("miniature"), {}
+    encode = backbone.encode_image
+
+    def encode_once(images):
+        key = hashlib.blake2b(images.numpy().tobytes()).digest()
+        if key not in known:
+            known[key] = encode(images)
+        return known[key].clone()
+
+    backbone.encode_image = encode_once
+    return backbone
 
 
 def plain(**values) -> InterNegDetector:
