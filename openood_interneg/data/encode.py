@@ -29,15 +29,18 @@ Progress = Callable[[str, int, int], None]  # what, finished since the last call
 
 @dataclass(frozen=True)
 class Views:
-    """Features are of an image's corrupted copies, the image itself first.
+    """Features are of an image's corrupted copies.
 
     Attributes:
-        names: a set of views, as `data.views.view_names` knows it.
+        names: a set of views, as `data.views.view_names` knows it, the image itself first; or the
+            views, as ("fog-2",).
         seed: of the random corruptions; a view depends on it and on the image's name alone.
+        size: at which copies are made, in pixels; 0 is 224 or the model's own size, if smaller.
     """
 
-    names: str
+    names: str | tuple[str, ...]
     seed: int = 0
+    size: int = 0
 
 
 FeatureKind = Literal["image", "patches"] | Views
@@ -199,8 +202,13 @@ class Encoder:
 
 
 def view_maker(kind: Views, preprocess: Preprocess) -> ViewMaker:
-    """Corrupted copies are made at 224 pixels, or at the model's own size if it is smaller."""
-    return ViewMaker(view_names(kind.names), kind.seed, size=min(224, preprocess.size))
+    """What makes the corrupted copies for a model.
+
+    Raises:
+        ViewError: unknown views.
+    """
+    names = view_names(kind.names) if isinstance(kind.names, str) else kind.names
+    return ViewMaker(names, kind.seed, size=kind.size or min(224, preprocess.size))
 
 
 def encode_pixels(backbone: Backbone, pixels: Tensor, kind: FeatureKind) -> Tensor:

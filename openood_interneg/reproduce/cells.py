@@ -126,6 +126,9 @@ def cell_key(
         key["input"] = kind_name(kind)
     if experiment.kind == "ratios":
         key["counts"] = cell.point.counts
+    if experiment.kind == "streams":
+        point = cell.point
+        key["stream"] = {"name": point.stream, "ratio": point.counts, "shift": point.shift}
     if experiment.kind == "timing":
         key |= {"images": experiment.images, "device": environment(clip.device)["device"]}
     return key

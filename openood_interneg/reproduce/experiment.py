@@ -9,9 +9,9 @@ from typing import Any
 
 from openood_interneg.evaluation.protocols import Protocol
 
-KINDS = ("table", "sweep", "errors", "ratios", "timing")
+KINDS = ("table", "sweep", "errors", "ratios", "streams", "timing")
 COORDINATES = ("part", "backbone", "point", "method")
-COLUMNS = ("sets", "means", "seeds")
+COLUMNS = ("sets", "means", "groups", "seeds")
 SETS = ("near", "far", "all")
 PAPER_BENCHES = ("imagenet", "cifar10", "cifar100")
 SUBSTITUTES = ("realbench10", "realbench100", "miniature")
@@ -60,7 +60,9 @@ class Point:
         sweep: which sweep it belongs to.
         value: on the x axis.
         settings: in place of the methods' own.
-        counts: images drawn, (ID, OOD), for ratios.
+        counts: images drawn, (ID, OOD), for ratios; for streams their ratio.
+        stream: who comes when, one of `evaluation.streams.STREAMS`.
+        shift: corruption and severity of a stream's ID images, such as "fog-2".
         corpus: a word list the user supplies.
     """
 
@@ -70,6 +72,8 @@ class Point:
     settings: Mapping[str, Any] = field(default_factory=dict)
     counts: tuple[int, int] | None = None
     corpus: str | None = None
+    stream: str = "mixed"
+    shift: str = ""
 
 
 @dataclass(frozen=True)

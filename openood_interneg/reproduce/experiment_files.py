@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from openood_interneg.data.benchmark_files import configs_root
+from openood_interneg.data.corruptions import ViewError, parse_view
 from openood_interneg.detectors.registry import get_method
+from openood_interneg.evaluation.streams import check_stream
 from openood_interneg.reproduce.experiment import (
     COLUMNS,
     COORDINATES,
@@ -70,6 +72,8 @@ def load_experiment(source: str | Path) -> Experiment:
     except SettingsError as error:
         named = path.name in str(error)
         raise SettingsError(str(error) if named else f"{path.name}: {error}") from error
+    except ViewError as error:
+        raise SettingsError(f"{path.name}: {error}") from error
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         reason = f"no key {error}" if isinstance(error, KeyError) else str(error)
         raise SettingsError(f"{path} is not an experiment: {reason}") from error
@@ -152,3 +156,7 @@ def _check(experiment: Experiment) -> None:
     for part in experiment.parts:
         for method in part.settings:
             get_method(method)
+    for point in (*experiment.points, *experiment.short_points):
+        check_stream(point.stream)
+        if point.shift:
+            parse_view(point.shift)

@@ -16,6 +16,7 @@ from openood_interneg.reproduce.error_types import GAMMAS
 from openood_interneg.reproduce.exhibits import load_exhibit
 from openood_interneg.reproduce.experiment import Experiment
 from openood_interneg.reproduce.sealed import file_digest
+from openood_interneg.reproduce.stream_figures import stream_figures
 from openood_interneg.reproduce.tables import STAGES, ResultTable, arrow, set_name
 
 if TYPE_CHECKING:
@@ -54,18 +55,11 @@ def draw_figures(
     """
     artist = _Artist(experiment, result, table, cells)
     with style.page_style():
-        if experiment.kind == "errors":
-            artist.errors()
-        elif experiment.kind == "sweep":
-            artist.sweeps()
-        elif experiment.kind == "ratios":
-            artist.ratios()
-        elif experiment.kind == "timing":
-            artist.timing()
-        else:
-            artist.bars()
-            if experiment.exhibit:
-                artist.distributions()
+        own = {"errors": artist.errors, "sweep": artist.sweeps, "ratios": artist.ratios}
+        own |= {"streams": artist.streams, "timing": artist.timing}
+        own.get(experiment.kind, artist.bars)()
+        if experiment.kind == "table" and experiment.exhibit:
+            artist.distributions()
         artist.stream()
     return artist.drawn
 
@@ -93,6 +87,11 @@ class _Artist:
 
     def set_name(self, name: str) -> str:
         return set_name(self.experiment, self.result, name)
+
+    def streams(self) -> None:
+        """False alarms and OOD caught over each stream."""
+        for drawn in stream_figures(self.experiment, self.ran, self.colours):
+            self.add(*drawn)
 
     def bars(self) -> None:
         """Ours as bars with the published figure beside, for every column of means."""

@@ -1,4 +1,4 @@
-"""How a cell of each kind of experiment is run: table, sweep, errors, ratios and timing.
+"""How a cell of each kind of experiment is run: table, sweep, errors, ratios, streams and timing.
 
 A runner gives, for each OOD set, the figures that tables and plots are made of.
 """
@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,47 +15,16 @@ from torch import Tensor
 from openood_interneg.data.encode import Encoder
 from openood_interneg.data.image_ids import image_ids
 from openood_interneg.data.store import Store, atomic_path
-from openood_interneg.detectors.method import Method, live
-from openood_interneg.detectors.registry import get_method
-from openood_interneg.evaluation.evaluate import Evaluation
+from openood_interneg.detectors.method import live
 from openood_interneg.evaluation.metrics import METRICS, ood_metrics
 from openood_interneg.evaluation.protocols import FeatureSet, run_mixed
 from openood_interneg.negatives.inversion import Inverter
 from openood_interneg.negatives.stored_inversion import Inversion
-from openood_interneg.reproduce.cells import Cell
+from openood_interneg.reproduce.cell_run import CellRun, Figures
 from openood_interneg.reproduce.error_types import BestLogits, error_rates, unit_score
-from openood_interneg.reproduce.experiment import Experiment
-from openood_interneg.reproduce.options import Options
 from openood_interneg.reproduce.parts import ratio_counts, sample_indices
-from openood_interneg.settings import MethodSettings, SettingsError
-
-Figures = dict[str, dict[str, Any]]  # OOD set -> name of a figure -> value
-
-
-@dataclass(frozen=True)
-class CellRun:
-    """What a runner is given.
-
-    Attributes:
-        experiment: whose cell it is.
-        cell: what is run.
-        evaluation: benchmark, backbone and what they share with other cells.
-        settings: of the cell's method.
-        options: the user's choices.
-        scores: file to which a runner may write the scores of the images.
-    """
-
-    experiment: Experiment
-    cell: Cell
-    evaluation: Evaluation
-    settings: MethodSettings
-    options: Options
-    scores: Path
-
-    @property
-    def method(self) -> Method:
-        """The cell's method."""
-        return get_method(self.cell.variant.method)
+from openood_interneg.reproduce.streams import run_streams
+from openood_interneg.settings import SettingsError
 
 
 def run_table(run: CellRun) -> Figures:
@@ -176,6 +142,7 @@ RUNNERS: Mapping[str, Callable[[CellRun], Figures]] = {
     "sweep": run_table,
     "errors": run_errors,
     "ratios": run_ratios,
+    "streams": run_streams,
     "timing": run_timing,
 }
 

@@ -10,6 +10,7 @@ import numpy as np
 from openood_interneg.data.benchmark import Benchmark
 from openood_interneg.data.benchmark_yaml import load_benchmark
 from openood_interneg.data.image_lists import BenchmarkError
+from openood_interneg.evaluation.streams import counts_at
 from openood_interneg.negatives.proxies import sample_per_class
 from openood_interneg.reproduce.experiment import SETS, Part
 from openood_interneg.reproduce.experiment_files import experiments_root
@@ -81,8 +82,7 @@ def ratio_counts(wanted: tuple[int, int], id_size: int, ood_size: int) -> tuple[
     The paper draws up to 10,000 ID and 1,000 OOD images. Where there are fewer, both counts are
     scaled by the same factor, so that the ratio stays; each is at least 1.
     """
-    factor = min(1.0, id_size / wanted[0], ood_size / wanted[1])
-    return max(1, round(wanted[0] * factor)), max(1, round(wanted[1] * factor))
+    return counts_at(wanted, min(id_size, wanted[0]), min(ood_size, wanted[1]))
 
 
 def sample_indices(size: int, count: int, seed: int) -> np.ndarray:

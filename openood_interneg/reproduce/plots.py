@@ -123,6 +123,36 @@ def category_lines(
     return ax
 
 
+def stream_lines(
+    ax: Axes, x: np.ndarray, lines: Mapping[str, np.ndarray], colours: Mapping[str, str]
+) -> Axes:
+    """Lines over a stream, one per label; they run on over pieces without a figure (NaN)."""
+    for values, style in styled(lines, colours):
+        known = ~np.isnan(values)
+        ax.plot(x[known], values[known], **style | {"markersize": 3, "linewidth": 1.2})
+    ax.set_xlim(0, 100)
+    return ax
+
+
+def strips(
+    ax: Axes,
+    names: Sequence[str],
+    marks: Mapping[str, Sequence[Sequence[float]]],
+    colours: Sequence[str],
+) -> Axes:
+    """A line of marks for each name; kind of mark -> values of each name."""
+    place = np.arange(len(names))[::-1]
+    for shift, symbol, (kind, values) in zip(
+        (0.14, -0.14), ("o", "x"), marks.items(), strict=False
+    ):
+        for y, own, colour in zip(place, values, colours, strict=True):
+            ax.plot(own, [y + shift] * len(own), symbol, color=colour, markersize=4, alpha=0.8)
+        ax.plot([], [], symbol, color=INK, markersize=4, label=kind)
+    ax.set_yticks(place, names)
+    ax.set_xlim(left=0)
+    return ax
+
+
 def paired_bars(
     ax: Axes,
     names: Sequence[str],

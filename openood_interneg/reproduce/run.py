@@ -17,6 +17,7 @@ from openood_interneg.data.digests import digest
 from openood_interneg.data.encode import Progress
 from openood_interneg.data.store import Store
 from openood_interneg.detectors.registry import get_method
+from openood_interneg.reproduce.cell_run import CellRun
 from openood_interneg.reproduce.cells import (
     Cell,
     cell_key,
@@ -26,7 +27,7 @@ from openood_interneg.reproduce.cells import (
 )
 from openood_interneg.reproduce.exhibits import make_exhibit
 from openood_interneg.reproduce.experiment import Experiment
-from openood_interneg.reproduce.kinds import RUNNERS, CellRun
+from openood_interneg.reproduce.kinds import RUNNERS
 from openood_interneg.reproduce.options import Options
 from openood_interneg.reproduce.record import experiment_record, stages
 from openood_interneg.reproduce.resources import Resources
