@@ -79,9 +79,9 @@ def test_tins_has_the_figures_of_its_authors_code(realbench, evaluations, bench,
         # Of 100 classes next to no inversion passes, and each one moves mnist by points.
         few = max(row["bank_at_end"]) < 10 and row["AUROC_std"] > 0.1
         assert auroc == pytest.approx(row["AUROC"], abs=2.0 if few else 0.5), ood.name
-        assert fpr == pytest.approx(row["FPR@95"], abs=2.0), ood.name
+        assert fpr == pytest.approx(row["FPR@95"], abs=2.0 if few else 1.0), ood.name
         for (_, _, bank), theirs in zip(seeds, row["bank_at_end"], strict=True):
-            assert abs(bank - theirs) <= 2 + 0.02 * theirs, ood.name
+            assert abs(bank - theirs) <= 2 + 0.01 * theirs, ood.name
     assert not expected
 
 
