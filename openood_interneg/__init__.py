@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from openood_interneg import demo
     from openood_interneg.application.detector import InterNegDetector, OODDetector
+    from openood_interneg.application.pytorch_ood import as_pytorch_ood
     from openood_interneg.data.benchmark import Benchmark
     from openood_interneg.data.benchmark_yaml import load_benchmark
     from openood_interneg.detectors.base import Detector, DetectorError, Scores
@@ -56,6 +57,7 @@ __all__ = [
     "Settings",
     "TextSource",
     "TextSpace",
+    "as_pytorch_ood",
     "config_root",
     "demo",
     "frame",
@@ -73,6 +75,7 @@ __all__ = [
 # The module of every name above but `demo`, which is a module itself.
 _MODULES = {
     "application.detector": ("InterNegDetector", "OODDetector"),
+    "application.pytorch_ood": ("as_pytorch_ood",),
     "data.benchmark": ("Benchmark",),
     "data.benchmark_yaml": ("load_benchmark",),
     "detectors.base": ("Detector", "DetectorError", "Scores"),

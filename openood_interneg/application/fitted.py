@@ -77,6 +77,16 @@ class FittedDetector:
     # ---- what it knows -----------------------------------------------------------------------
 
     @property
+    def fitted(self) -> bool:
+        """Whether `fit` or `load` was called."""
+        return self._detector is not None
+
+    @property
+    def encoder(self) -> ImageEncoder:
+        """Reads images and encodes them."""
+        return self._encoder
+
+    @property
     def backbone(self) -> Backbone:
         """The frozen model, loaded now if it was not before."""
         return self._encoder.backbone
@@ -139,6 +149,13 @@ class FittedDetector:
         """How many inverted images the bank holds; 0 for methods without one."""
         detector = self._fitted()
         return len(detector.bank) if isinstance(detector, InterNeg) else 0
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of what the stream has left in the memory; 0 for methods without one."""
+        with self._lock:
+            state = self._fitted().state_dict()
+            return sum(tensor.nbytes for tensor in state.values())
 
     @property
     def gamma(self) -> float | None:

@@ -134,7 +134,7 @@ class ImageEncoder:
                     raise ImageError(f"image {place}: {error}") from error
                 pixels.append(tensor)
                 ids.append(image)
-            features.append(self._features(pixels, kind))
+            features.append(self.features(torch.stack(pixels), kind))
             advance(len(pixels))
         return torch.cat(features, dim=-2), torch.tensor(ids, dtype=torch.int64)
 
@@ -160,19 +160,28 @@ class ImageEncoder:
         if not pixels:
             return None, found
         try:
-            return self._features(list(pixels.values())), found
+            return self.features(torch.stack(list(pixels.values()))), found
         except FeatureError:
             rows = []
             for i, image in pixels.items():
                 try:
-                    rows.append(self._features([image]))
+                    rows.append(self.features(image[None]))
                 except FeatureError as error:
                     found[i] = str(error)
             return torch.cat(rows, dim=-2) if rows else None, found
 
-    def _features(self, pixels: list[Tensor], kind: FeatureKind | None = None) -> Tensor:
+    def features(self, pixels: Tensor, kind: FeatureKind | None = None) -> Tensor:
+        """Features (B, D), or (V, B, D) of views or patches.
+
+        Args:
+            pixels: a batch of what `prepare` gives.
+            kind: as for `prepare`.
+
+        Raises:
+            FeatureError: one is not finite.
+        """
         kind = kind or self.kind
-        features = encode_pixels(self.backbone, torch.stack(pixels), kind)
+        features = encode_pixels(self.backbone, pixels, kind)
         return features.transpose(0, 1).contiguous() if isinstance(kind, Views) else features
 
     # ---- what a state on disk is compared with -----------------------------------------------
