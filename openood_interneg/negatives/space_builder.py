@@ -105,8 +105,7 @@ class TextSpaceBuilder:
         Raises:
             SettingsError: inter-modal negatives asked for without ID images.
         """
-        key = digest(_space_key(settings))
-        if key not in self._spaces:
+        if (key := digest(_space_key(settings))) not in self._spaces:
             self._spaces[key] = self._build(settings)
         return self._spaces[key]
 
