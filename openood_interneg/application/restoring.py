@@ -70,7 +70,7 @@ class Restorable(Explainer, Loadable):
     def _setup(self) -> Setup:
         return Setup(
             method=self.method.name,
-            settings=as_mapping(self.settings),
+            settings={n: getattr(self.settings, n) for n in self.method.setting_names},
             protections=as_mapping(self.protections),
             limits=asdict(self.limits),
             batch_size=self.batch_size,
