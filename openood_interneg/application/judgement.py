@@ -14,9 +14,9 @@ class Judgement(NamedTuple):
         known: (B,) bool, whether an image is of a class.
         margin: (B,) float32, score minus gamma (known images: at least 0), or p minus alpha (known
             images: above 0).
-        gamma: (B,) float32, or None where p-values tell.
+        gamma: (B,) float32, or the one that stays; None where p-values tell.
     """
 
     known: Tensor
     margin: Tensor
-    gamma: Tensor | None
+    gamma: Tensor | float | None

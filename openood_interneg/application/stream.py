@@ -179,12 +179,15 @@ def predictions(
     """
     count = len(scores.score)
     known = [True] * count if judgement is None else judgement.known.tolist()
+    of_each = None if judgement is None else judgement.gamma
     gamma: list[float | None] = [None] * count
-    if judgement is not None and judgement.gamma is not None:
-        gamma = judgement.gamma.tolist()
+    if isinstance(of_each, Tensor):
+        gamma = of_each.tolist()
+    elif of_each is not None:
+        gamma = [of_each] * count
     p: list[float | None] = [None] * count if scores.p is None else scores.p.tolist()
     columns = zip(scores.pred.tolist(), scores.score.tolist(), known, gamma, p, strict=True)
     return [
-        Prediction(classes[label] if id_ else UNKNOWN, score, classes[label], of_each, value)
-        for label, score, id_, of_each, value in columns
+        Prediction(classes[label] if id_ else UNKNOWN, score, classes[label], its_gamma, value)
+        for label, score, id_, its_gamma, value in columns
     ]

@@ -97,7 +97,7 @@ class Threshold:
         gamma = self.gamma(detector)
         if gamma is None:
             return None
-        of_each = torch.full_like(score, gamma)
+        of_each: Tensor | float = gamma
         if self.given is None and self.mode == "follow" and scores.gamma is not None:
             of_each = scores.gamma
         return Judgement(score >= of_each, score - of_each, of_each)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from openood_interneg.application.detector import InterNegDetector
+from openood_interneg.application.detector import OODDetector
 from openood_interneg.detectors.protections import ProtectionSettings
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "applications.md"
@@ -25,8 +25,9 @@ def test_the_example_runs(tmp_path, monkeypatch, capsys):
     names = {}
     exec(compile(code, str(PAGE), "exec", dont_inherit=True), names)
     out = capsys.readouterr().out.splitlines()
-    assert out[0].startswith(("star", "unknown")) and len(out) == 3
-    assert 0 <= names["gamma"] <= 1
+    assert out[0].startswith(("star", "unknown")) and "labels: " in "".join(out[3:])
+    assert 0 <= names["detector"].gamma <= 1 and "(follows 240 images at tpr 0.95)" in out[2]
+    assert names["detector"].fit_told[:44] in TEXT  # who fits, who calibrates
     assert (tmp_path / "detector.safetensors").is_file()
 
 
@@ -34,7 +35,7 @@ def test_the_page_names_what_exists():
     from openood_interneg.cli.lazy import load_command
 
     for name in re.findall(r"^\| `(\w+)\(", TEXT, re.M):
-        assert name == "InterNegDetector" or hasattr(InterNegDetector, name)
+        assert name == "OODDetector" or hasattr(OODDetector, name)
     for field in dataclasses.fields(ProtectionSettings):
         assert f"| `{field.name}` |" in TEXT
     command = load_command("score")

@@ -36,8 +36,8 @@ def test_the_application_example_runs(tmp_path):
     if not words.is_file():
         pytest.skip("no word list at tests/golden")
     quick = code.replace(
-        'InterNegDetector(backbone="miniature")',
-        'InterNegDetector(backbone="miniature", corpus="words.txt", num_negatives=50)',
+        'OODDetector(backbone="miniature")',
+        'OODDetector(backbone="miniature", corpus="words.txt", num_negatives=50)',
     )
     assert quick != code
     setup = f"import json; w = json.load(open({str(words)!r}))['nouns']\n"
