@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from openood_interneg.application.detector import InterNegDetector, OODDetector
     from openood_interneg.application.pytorch_ood import as_pytorch_ood
     from openood_interneg.data.benchmark import Benchmark
+    from openood_interneg.data.benchmark_folders import benchmark_from_folders
     from openood_interneg.data.benchmark_yaml import load_benchmark
     from openood_interneg.detectors.base import Detector, DetectorError, Scores
     from openood_interneg.detectors.method import Method
@@ -58,6 +59,7 @@ __all__ = [
     "TextSource",
     "TextSpace",
     "as_pytorch_ood",
+    "benchmark_from_folders",
     "config_root",
     "demo",
     "frame",
@@ -77,6 +79,7 @@ _MODULES = {
     "application.detector": ("InterNegDetector", "OODDetector"),
     "application.pytorch_ood": ("as_pytorch_ood",),
     "data.benchmark": ("Benchmark",),
+    "data.benchmark_folders": ("benchmark_from_folders",),
     "data.benchmark_yaml": ("load_benchmark",),
     "detectors.base": ("Detector", "DetectorError", "Scores"),
     "detectors.method": ("Method",),

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from openood_interneg.data.any_image import as_sources, image_files
+from openood_interneg.data.class_folders import class_folders
 from openood_interneg.data.classnames import (
     ClassNameError,
     class_names,
@@ -95,14 +96,9 @@ def subfolder_names(folder: Path) -> tuple[str, ...]:
     """Class names out of the subfolders of a folder of ID images, sorted; `_` becomes a space.
 
     Raises:
-        DetectorError: no folder, or one without subfolders.
+        DetectorError: no folder, one without subfolders, or two that give one name.
     """
-    names = []
-    if folder.is_dir():
-        names = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[:1] != ".")
-    if not names:
-        raise DetectorError(f"{folder} has no subfolder, and class names were to come from those")
-    return tuple(name.replace("_", " ") for name in names)
+    return tuple(class_folders(folder, DetectorError))
 
 
 def unlabelled_images(id_images: Any) -> list[Any]:

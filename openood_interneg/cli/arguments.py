@@ -9,7 +9,44 @@ from typing import Annotated, Any, cast
 
 import typer
 
-Bench = Annotated[str, typer.Option(help="Benchmark: a name or a YAML file.")]
+FOLDERS = "One's own folders in place of --bench"
+Bench = Annotated[
+    str | None,
+    typer.Option(
+        help="Benchmark: a name, a YAML file, or a folder with id/CLASS/... and ood/SET/... "
+        "Default: miniature."
+    ),
+]
+IdFolder = Annotated[
+    Path | None,
+    typer.Option("--id", help="ID images, one subfolder per class.", rich_help_panel=FOLDERS),
+]
+OodFolders = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Folder of a (far) OOD set, or NAME=FOLDER; may be given again.",
+        rich_help_panel=FOLDERS,
+    ),
+]
+NearFolders = Annotated[
+    list[str] | None,
+    typer.Option(help="The same for a near OOD set.", rich_help_panel=FOLDERS),
+]
+TrainFolder = Annotated[
+    Path | None,
+    typer.Option(
+        help="ID images for proxies, like --id; default: some of --id, which are not tested.",
+        rich_help_panel=FOLDERS,
+    ),
+]
+TrainPerClass = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="So many of each class of --id are set apart, at most half. Default: 16.",
+        rich_help_panel=FOLDERS,
+    ),
+]
 DataRoot = Annotated[
     Path | None,
     typer.Option(help="Folder with images_*/ and benchmark_imglist/."),

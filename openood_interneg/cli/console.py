@@ -164,10 +164,9 @@ def say(message: str, quiet: bool = False, style: str = "") -> None:
 
 
 @contextmanager
-def progress_bars(quiet: bool) -> Iterator[Advance]:
-    """Yields progress(what, finished, total); one bar per `what`. Warnings print above them."""
-    err = console(stderr=True)
-
+def warnings_told(err: Console | None = None) -> Iterator[None]:
+    """Inside the block each warning is one line on stderr, said once."""
+    err = err or console(stderr=True)
     said = set()
 
     def warn(
@@ -187,6 +186,16 @@ def progress_bars(quiet: bool) -> Iterator[Advance]:
     previous = warnings.showwarning
     warnings.showwarning = warn
     try:
+        yield
+    finally:
+        warnings.showwarning = previous
+
+
+@contextmanager
+def progress_bars(quiet: bool) -> Iterator[Advance]:
+    """Yields progress(what, finished, total); one bar per `what`. Warnings print above them."""
+    err = console(stderr=True)
+    with warnings_told(err):
         if quiet:
             yield lambda what, done, total: None
             return
@@ -208,5 +217,3 @@ def progress_bars(quiet: bool) -> Iterator[Advance]:
                 bars.update(tasks[what], advance=done)
 
             yield advance
-    finally:
-        warnings.showwarning = previous

@@ -12,8 +12,8 @@ from rich.table import Table
 
 from openood_interneg.cli.arguments import DataRoot
 from openood_interneg.cli.console import console, progress_bars
-from openood_interneg.data.benchmark_files import list_benchmarks
-from openood_interneg.data.benchmark_yaml import read_spec
+from openood_interneg.data.benchmark_files import bench_folder, list_benchmarks
+from openood_interneg.data.benchmark_yaml import load_benchmark, read_spec
 from openood_interneg.data.image_lists import check_images
 from openood_interneg.data.images import read_errors
 from openood_interneg.data.store import default_root
@@ -133,7 +133,11 @@ def _corpus(source: str) -> str:
 def _benchmark(bench: str, data_root: Path | None, quick: bool, workers: int) -> tuple[bool, str]:
     """Whether all images of a benchmark are there (and can be read), and a text that says so."""
     try:
-        benchmark = read_spec(bench).read(data_root)
+        folders = bench_folder(bench)
+        if folders is None:
+            benchmark = read_spec(bench).read(data_root)
+        else:
+            benchmark = load_benchmark(folders, data_root)
         train = [benchmark.train] if benchmark.train is not None else []
         sets = [*train, benchmark.test, *benchmark.csid, *benchmark.ood]
         for images in sets:

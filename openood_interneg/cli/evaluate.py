@@ -101,7 +101,13 @@ def evaluate(
             out,
             results,
             run_record(
-                evaluation, plans, seed_list, protocol, batch_size, workspace.bench, workspace.limit
+                evaluation,
+                plans,
+                seed_list,
+                protocol,
+                batch_size,
+                workspace.source,
+                workspace.limit,
             ),
         )
         say(f"results in {out}", quiet)

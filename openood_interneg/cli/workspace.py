@@ -19,16 +19,28 @@ from openood_interneg.cli.arguments import (
     Device,
     EncodeBatch,
     FullSpectrum,
+    IdFolder,
     Limit,
+    NearFolders,
     NoCache,
+    OodFolders,
     Precision,
     Preprocessing,
     Pretrained,
     Quiet,
     ReadingWorkers,
+    TrainFolder,
+    TrainPerClass,
     with_parameters,
 )
-from openood_interneg.cli.console import Advance, progress_bars, say, system_error
+from openood_interneg.cli.console import (
+    Advance,
+    progress_bars,
+    say,
+    system_error,
+    warnings_told,
+)
+from openood_interneg.cli.folders import as_given, chosen_folders
 from openood_interneg.data.benchmark import Benchmark
 from openood_interneg.data.benchmark_yaml import load_benchmark
 from openood_interneg.data.shared_store import DistContext, SharedStore
@@ -49,8 +61,13 @@ DEFAULT_BACKBONE = "ViT-B/16"
 class WorkspaceOptions:
     """The options of the commands that work on a benchmark, as they were given."""
 
-    bench: Bench = MINIATURE
+    bench: Bench = None
     data_root: DataRoot = None
+    id_folder: IdFolder = None
+    ood: OodFolders = None
+    near: NearFolders = None
+    train: TrainFolder = None
+    train_per_class: TrainPerClass = None
     backbone: BackboneName = None
     pretrained: Pretrained = None
     preprocess: Preprocessing = "clip"
@@ -63,6 +80,13 @@ class WorkspaceOptions:
     cache_dir: CacheDir = None
     no_cache: NoCache = False
     quiet: Quiet = False
+
+    @property
+    def source(self) -> str:
+        """The benchmark as it was given: a name, a YAML file, or folders."""
+        if self.id_folder is None:
+            return self.bench or MINIATURE
+        return as_given(self.id_folder, self.near, self.ood, self.train)
 
 
 def with_workspace(
@@ -122,7 +146,7 @@ def open_workspace(
     benchmark = _open_benchmark(options, quiet or several)
     backbone = open_backbone(
         options.backbone,
-        options.bench,
+        options.source,
         pretrained=options.pretrained,
         device=options.device,
         precision=options.precision,
@@ -142,14 +166,28 @@ def open_workspace(
 
 
 def _open_benchmark(options: WorkspaceOptions, quiet: bool) -> Benchmark:
-    return open_benchmark(
+    spec = chosen_folders(
         options.bench,
         options.data_root,
-        cache_dir=options.cache_dir,
-        limit=options.limit,
-        full_spectrum=options.fsood,
-        quiet=quiet,
+        options.id_folder,
+        options.near,
+        options.ood,
+        options.train,
+        options.train_per_class,
     )
+    if spec is None:
+        return open_benchmark(
+            options.source,
+            options.data_root,
+            cache_dir=options.cache_dir,
+            limit=options.limit,
+            full_spectrum=options.fsood,
+            quiet=quiet,
+        )
+    with warnings_told():
+        benchmark = spec.read(options.limit)
+    say(spec.told(benchmark), quiet)
+    return benchmark.full_spectrum() if options.fsood else benchmark
 
 
 def check_out_folder(path: Path | None, option: str = "--out") -> None:

@@ -23,6 +23,12 @@ def list_benchmarks() -> list[str]:
     return sorted(p.name for p in (configs_root() / "datasets").iterdir() if p.is_dir())
 
 
+def bench_folder(source: str | Path) -> Path | None:
+    """The folder that a benchmark's source is; None for a shipped name or a YAML file."""
+    path = Path(source).expanduser()
+    return path if str(source) not in list_benchmarks() and path.is_dir() else None
+
+
 def read_source(source: str | Path) -> tuple[dict[str, Any], Path]:
     """The blocks of a benchmark, and the file that they come from.
 
@@ -40,10 +46,15 @@ def read_source(source: str | Path) -> tuple[dict[str, Any], Path]:
     else:
         folder = configs_root() / "datasets" / text
         found = [p for p in (folder / f"{text}.yml", folder / f"{text}_ood.yml") if p.is_file()]
+        if not found and bench_folder(source):
+            raise BenchmarkError(
+                f"{text} is a folder, and OpenOOD's interfaces take a YAML file; write one as "
+                "docs/own_data.md says"
+            )
         if not found:
             raise BenchmarkError(
                 f"unknown benchmark {shown(text)}; known: {', '.join(list_benchmarks())}, or a "
-                "YAML file of your own (docs/own_data.md)"
+                "YAML file or a folder of your own (docs/own_data.md)"
             )
     config: dict[str, Any] = {}
     for path in found:

@@ -15,7 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from openood_interneg.data.benchmark import Benchmark, check_set_names
-from openood_interneg.data.benchmark_files import data_folder, read_source, resolve_path
+from openood_interneg.data.benchmark_files import (
+    bench_folder,
+    data_folder,
+    read_source,
+    resolve_path,
+)
+from openood_interneg.data.benchmark_folders import read_bench_folder
 from openood_interneg.data.classnames import KNOWN_CLASS_NAMES, check_class_names, class_names
 from openood_interneg.data.image_lists import (
     BenchmarkError,
@@ -41,7 +47,8 @@ def load_benchmark(
     """Reads a benchmark.
 
     Args:
-        source: a shipped name (`cifar10`, `realbench10`, ...) or a YAML file of your own.
+        source: a shipped name (`cifar10`, `realbench10`, ...), a YAML file of your own, or a folder
+            with `id/CLASS/...` and `ood/SET/...` (see `read_bench_folder`).
         data_root: what the YAML's paths are relative to, and what a leading `./data` in them
             stands for; by default `./data`, for a file of your own the file's folder.
         limit: at most this many images of each test and OOD set, drawn evenly from the list.
@@ -53,6 +60,15 @@ def load_benchmark(
             that do not fit the class names, no covariate-shifted set for the full spectrum.
         ClassNameError: class names that cannot be told apart, or are no text.
     """
+    folder = bench_folder(source)
+    if folder is not None:
+        if data_root is not None:
+            raise BenchmarkError(
+                f"{folder} is a folder with the images in it, so a data root has no meaning; leave "
+                "it out"
+            )
+        own = read_bench_folder(folder).read(limit)
+        return own.full_spectrum() if full_spectrum else own
     spec = read_spec(source)
     benchmark = spec.read(data_root, limit=limit, csid=full_spectrum)
     if full_spectrum:

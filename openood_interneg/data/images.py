@@ -142,6 +142,13 @@ def read_failure(error: Exception) -> str:
 
 
 @lru_cache
+def image_suffixes() -> frozenset[str]:
+    """Endings of the names of files in the formats that are read here: lower case, with the dot."""
+    Image.init()
+    return frozenset(suffix for suffix, name in Image.EXTENSION.items() if name in _formats())
+
+
+@lru_cache
 def _formats() -> list[str]:
     """Those of `_FORMATS` that this Pillow was built with."""
     Image.init()

@@ -33,7 +33,8 @@ def check_plans(benchmark: Benchmark, plans: Sequence[tuple[Method, MethodSettin
         if train is None and getattr(settings, "negatives", "inter") == "inter":
             raise SettingsError(
                 f"method '{method.name}' needs ID training images, and the benchmark "
-                f"'{benchmark.name}' lists none; add a 'train' block to it"
+                f"'{benchmark.name}' lists none; add a 'train' block to it, or --train FOLDER to "
+                "folders of your own"
             )
     chosen = None
     if train is not None:
