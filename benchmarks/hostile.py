@@ -17,12 +17,13 @@ corpus of 8000 words of WordNet. A larger CLIP's rates differ; the kinds of drif
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import time
 
 import numpy as np
 import torch
-from common import machine, medians, write
+from common import RESULTS, machine, medians, write
 from hostile_streams import (
     ID_KINDS,
     KEPT,
@@ -46,6 +47,7 @@ from openood_interneg.vlm.factory import load_backbone
 AFTER, EVERY, BATCH = 800, 100, 50
 AIM = 0.05  # false alarms that are wanted
 WITHIN = 0.02
+OWN, PASSING = "ID images of the hostile part", "OOD taken for ID at the end"
 COST_OF = ("InterNeg", "TINS", "AdaNeg", "RatioNeg")
 
 
@@ -100,9 +102,9 @@ def run(bench: Bench, name: str, hostile: Pool, rng: np.random.Generator, classe
         "smallest": min(rates),
         "deviation": max(abs(rate - AIM) for rate in rates),
         "rates": [round(rate, 4) for rate in rates],
-        "ID images of the hostile part": float(alarms[:before].mean()),
+        OWN: float(alarms[:before].mean()),
         "ID images after it": float(alarms[before:].mean()),
-        "OOD taken for ID at the end": 1 - judge.rate(passing.features),
+        PASSING: 1 - judge.rate(passing.features),
         "bank": bank,
     }
 
@@ -134,6 +136,25 @@ def cost(bench: Bench) -> dict[str, dict[str, float]]:
     return found
 
 
+def table(record: dict) -> str:
+    """The stored results as a Markdown table: false alarms along the stream / OOD that passes."""
+    cases = record["cases"]
+    rows = [["stream", *cases], ["---"] * (len(cases) + 1)]
+    for stream in next(iter(cases.values())):
+        cells = []
+        for by in cases.values():
+            found = by[stream]
+            least, most = 100 * found["smallest"], 100 * found["largest"]
+            cells.append(f"{least:.1f}-{most:.1f} / {100 * found[PASSING]:.0f}")
+        rows.append([stream, *cells])
+    rows.append(["**largest distance from 5**"])
+    rows[-1] += [f"**{100 * record['deviation'][name]:.1f}**" for name in cases]
+    own = [[by[name][OWN] for name in by if "low" not in name] for by in cases.values()]
+    rows.append(["the streams' own ID images"])
+    rows[-1] += [f"{100 * min(shares):.1f}-{100 * max(shares):.1f}" for shares in own]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
 def main() -> None:
     """Runs all variants on all streams and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -141,7 +162,11 @@ def main() -> None:
     parser.add_argument("--words", type=int, default=8000)
     parser.add_argument("--variants", default=";".join(VARIANTS), help="separated by semicolons")
     parser.add_argument("--stream", help="one stream only")
+    parser.add_argument("--table", action="store_true", help="print the stored results and stop")
     options = parser.parse_args()
+    if options.table:
+        print(table(json.loads((RESULTS / "hostile.json").read_text(encoding="utf-8"))))
+        return
     print(machine())
     begin = time.perf_counter()
     bench = Bench(load_backbone("miniature"), options.words)
@@ -154,9 +179,9 @@ def main() -> None:
         "largest",
         "after hostile part",
         "end",
-        "ID images of the hostile part",
+        OWN,
         "ID images after it",
-        "OOD taken for ID at the end",
+        PASSING,
     )
     head = "".join(f"{c:>8}" for c in ("start", "least", "most", "after", "end"))
     head = f"{'stream':<26}{head}{'own':>8}{'own 2':>8}{'missed':>8}{'bank':>6}"
