@@ -179,8 +179,8 @@ class BankDetector(Detector[InterNegSettings]):
         assert isinstance(kept, WatchedBank)
         count = len(self.space.negatives) + len(self.bank)
         if not count:
-            return torch.ones_like(kept.id_lse, dtype=torch.float32)
-        return self._single_score(kept.id_lse, kept.negative_lse, count).float()
+            return torch.ones(len(kept.id_lse), device=watched.features.device)
+        return self._single_score(kept.id_lse, kept.negative_lse, count).to(watched.features)
 
     def _admitted(self) -> None:
         """The bank took what it was offered."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -45,22 +45,11 @@ class ProtectionSettings(Settings):
         low=0.0,
         high=1.0,
     )
-    recalibrate: int = setting(
-        0,
-        "gamma is taken anew from the calibration images after this many images of the stream; "
-        "0: never",
-        low=0,
-    )
 
     @property
     def of_bank(self) -> bool:
-        """Whether one of those that limit the bank is on."""
-        return replace(self, recalibrate=0) != ProtectionSettings()
-
-    @property
-    def watches(self) -> bool:
-        """Whether one of those that need calibration images is on."""
-        return self.id_guard < 1 or self.recalibrate > 0
+        """Whether one of them is on."""
+        return self != ProtectionSettings()
 
 
 WINDOW = 100  # images over which admissions are counted

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from openood_interneg.detectors.scoring import exact
+
 LARGEST = 1 << 26  # numbers that are kept of watched images at most
 
 
@@ -56,5 +58,5 @@ def moved_along(gamma: Tensor, before: Tensor, after: Tensor) -> Tensor:
     """
     parts = torch.stack([gamma.expand_as(before), before, after])
     # A score of 0 or 1 has no log-odds; the nearest one that has stands for it.
-    old, here, there = parts.double().clamp(1e-45, 1 - 1e-16).logit()
+    old, here, there = exact(parts).clamp(1e-45, 1 - 1e-16).logit()
     return torch.sigmoid(old + (there - here)).to(after)

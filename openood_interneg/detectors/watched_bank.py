@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,7 @@ from openood_interneg.detectors.watched import LARGEST
 from openood_interneg.negatives.bank import NegativeBank
 from openood_interneg.negatives.text_space import TextSpace
 
+ROWS = 128  # images whose logits are taken in float64 at a time
 LOST_DIGITS = 1e-6  # a difference that is smaller than this share of its terms is made anew
 
 
@@ -57,6 +60,11 @@ class BesideBank:
         # In float64, so that a resumed stream, which counts anew, comes to the same thresholds.
         return logits(exact(self.features), exact(texts), self.scale, self.tau)
 
+    def _mined(self, space: TextSpace) -> Iterator[Tensor]:
+        """Logits of the mined negatives, some images at a time: in float64 they are large."""
+        for part in self.features.split(ROWS):
+            yield logits(exact(part), exact(space.negatives), self.scale, self.tau)
+
 
 class WatchedGroups(BesideBank):
     """Logits of the watched images with all negatives, for scores over groups of them.
@@ -73,15 +81,14 @@ class WatchedGroups(BesideBank):
         self.id_lse = self._logits(space.labels).logsumexp(dim=1).to(features)
         self.mined = len(space.negatives)
         self.logits = features.new_empty(len(features), self.mined + bank.capacity)
-        self.logits[:, : self.mined] = self._logits(space.negatives).to(features)
+        self.logits[:, : self.mined] = torch.cat([z.to(features) for z in self._mined(space)])
         self.recount(bank)
 
     def recount(self, bank: NegativeBank) -> None:
         """See `BesideBank`."""
         self.layout = bank.layout
-        self.logits[:, self.mined : self.mined + len(bank)] = self._logits(bank.places).to(
-            self.logits
-        )
+        used = slice(self.mined, self.mined + len(bank))
+        self.logits[:, used] = self._logits(bank.places).to(self.logits)
 
     def admitted(self, bank: NegativeBank) -> None:
         """See `BesideBank`."""
@@ -111,7 +118,7 @@ class WatchedBank(BesideBank):
     def __init__(self, features: Tensor, space: TextSpace, tau: float, bank: NegativeBank):
         super().__init__(features, space, tau, bank)
         self.id_lse = self._logits(space.labels).logsumexp(dim=1)
-        mined = self._logits(space.negatives).logsumexp(dim=1)
+        mined = torch.cat([z.logsumexp(dim=1) for z in self._mined(space)])
         self.shift = torch.maximum(self.id_lse, mined)
         self.mined = (mined - self.shift).exp()
         self.terms = self.mined.new_zeros(0, len(features))  # (slots, n)
