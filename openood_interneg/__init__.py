@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from openood_interneg.detectors.method import Method
     from openood_interneg.detectors.registry import get_method, list_methods, register_method
     from openood_interneg.evaluation.evaluate import Evaluation
+    from openood_interneg.evaluation.image_scores import image_frame
     from openood_interneg.evaluation.results import frame
     from openood_interneg.negatives.text_space import TextSource, TextSpace
     from openood_interneg.plugin.openood import load_openood
@@ -64,6 +65,7 @@ __all__ = [
     "demo",
     "frame",
     "get_method",
+    "image_frame",
     "list_methods",
     "load_backbone",
     "load_benchmark",
@@ -85,6 +87,7 @@ _MODULES = {
     "detectors.method": ("Method",),
     "detectors.registry": ("get_method", "list_methods", "register_method"),
     "evaluation.evaluate": ("Evaluation",),
+    "evaluation.image_scores": ("image_frame",),
     "evaluation.results": ("frame",),
     "negatives.text_space": ("TextSource", "TextSpace"),
     "plugin.openood": ("load_openood",),

@@ -71,7 +71,8 @@ def run_openood_method(
         test, ood = id_set, {images.name: images for images in ood_sets}
     found = run_baseline(name, net, train, None, test, ood, batch_size=batch_size)
     pred, conf, _ = found["id"]
-    runs = [Run(pred, conf, found[images.name][1]) for images in ood_sets]
+    of_ood = [found[images.name] for images in ood_sets]
+    runs = [Run(pred, conf, ood_conf, ood_pred) for ood_pred, ood_conf, _ in of_ood]
     for seed in seeds:
         evaluation.add(name, protocol, seed, id_set, ood_sets, runs)
     return row.note

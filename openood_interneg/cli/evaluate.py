@@ -19,6 +19,7 @@ from openood_interneg.cli.workspace import (
     open_workspace,
     with_workspace,
 )
+from openood_interneg.evaluation.image_scores import write_image_scores
 from openood_interneg.evaluation.protocols import Batch, check_protocol
 from openood_interneg.evaluation.provenance import run_record
 from openood_interneg.evaluation.results import narrow_table, results_table, write_results
@@ -110,6 +111,12 @@ def evaluate(
                 workspace.limit,
             ),
         )
+        if not write_image_scores(out, results, benchmark):
+            say(
+                "scores.parquet is left out, since pyarrow is not installed; scores.csv has the "
+                "same (pip install openood-interneg[parquet])",
+                quiet,
+            )
         say(f"results in {out}", quiet)
 
 

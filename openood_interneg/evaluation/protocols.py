@@ -62,6 +62,7 @@ class Run:
         id_pred: (n,) classes of the ID images.
         id_score: (n,) their scores.
         ood_score: (m,) scores of the OOD images.
+        ood_pred: (m,) the classes nearest to the OOD images.
         id_p: (n,) p-values of the ID images, of a method that has them.
         ood_p: (m,) p-values of the OOD images.
     """
@@ -69,6 +70,7 @@ class Run:
     id_pred: np.ndarray
     id_score: np.ndarray
     ood_score: np.ndarray
+    ood_pred: np.ndarray
     id_p: np.ndarray | None = None
     ood_p: np.ndarray | None = None
 
@@ -179,8 +181,8 @@ def run_mixed(
     pred, score, p = columns(scores)
     own = len(id_set)
     if p is None:
-        return Run(pred[:own], score[:own], score[own:])
-    return Run(pred[:own], score[:own], score[own:], p[:own], p[own:])
+        return Run(pred[:own], score[:own], score[own:], pred[own:])
+    return Run(pred[:own], score[:own], score[own:], pred[own:], p[:own], p[own:])
 
 
 def columns(scores: Scores) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
@@ -204,4 +206,4 @@ def run_openood(
 
     pred, score, p = alone(id_set)
     found = [alone(ood) for ood in ood_sets]
-    return [Run(pred, score, ood_score, p, ood_p) for _, ood_score, ood_p in found]
+    return [Run(pred, score, ood_score, ood_pred, p, ood_p) for ood_pred, ood_score, ood_p in found]

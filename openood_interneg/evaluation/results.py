@@ -49,7 +49,8 @@ def csv_cell(value: Any) -> Any:
 def csv_frame(data: pd.DataFrame) -> pd.DataFrame:
     """The same frame, its texts as `csv_cell` writes them."""
     texts = data.select_dtypes(exclude="number").columns
-    return data.assign(**{name: data[name].map(csv_cell) for name in texts})
+    cells = {name: {text: csv_cell(text) for text in data[name].unique()} for name in texts}
+    return data.assign(**{name: data[name].map(cells[name]) for name in texts})
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

@@ -3,8 +3,11 @@
 import json
 import shutil
 import sys
+from pathlib import Path
 
+import pandas as pd
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from openood_interneg.cli import main
 from openood_interneg.demo import ID_KINDS, NEAR_KINDS, draw, image_rng
@@ -59,6 +62,16 @@ def test_folders_give_the_figures_of_a_benchmark_and_the_rule_is_said(zoo, inter
         f"--id {zoo / 'id'} --near foes={sets[1]} --ood {sets[0]}"
     )
     assert record["benchmark"]["lists"]["train"]["images"] == 6
+
+    scores = pd.read_csv(tmp_path / "out" / "scores.csv")
+    assert len(scores) == 2 * (6 + 3) and all(Path(file).is_file() for file in scores["file"])
+    id_rows = scores[(scores["stream"] == "foes") & (scores["set"] == "id")]
+    assert [Path(file).parent.name for file in id_rows["file"]] == id_rows["label"].tolist()
+    (row,) = [row for row in rows if row["dataset"] == "foes"]
+    assert row["ACC"] == pytest.approx(100 * (id_rows["label"] == id_rows["prediction"]).mean())
+    own = scores[scores["stream"] == "foes"]
+    assert row["AUROC"] == pytest.approx(100 * roc_auc_score(own["set"] == "id", own["score"]))
+    assert (tmp_path / "out" / "scores" / "mcm.seed0.foes.npz").is_file()
 
     code, out, err = interneg(
         *EVAL, "--bench", zoo, "--out", tmp_path / "b", "--train-per-class", 1
