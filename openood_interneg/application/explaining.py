@@ -38,5 +38,6 @@ class Explainer(Scorer):
                 known=None if judgement is None else bool(judgement.known[0]),
                 gamma=said.gamma,
                 p=said.p,
+                alpha=self.alpha if self._threshold.by_p(detector) else None,
                 top=top,
             )

@@ -43,6 +43,7 @@ class Explanation:
         prediction: label or "unknown"; None where nothing tells unknown images.
         gamma: the threshold as it is now; None where p-values tell, or nothing.
         p: the p-value; None for methods that have none.
+        alpha: p-values up to it are unknown; None where gamma tells, or nothing.
         labels: best (text, share of the softmax mass over labels, negatives and bank).
         negatives: likewise; empty for methods without negative texts.
         bank: nearest images that the method remembers.
@@ -54,6 +55,7 @@ class Explanation:
     prediction: str | None
     gamma: float | None
     p: float | None
+    alpha: float | None
     labels: tuple[tuple[str, float], ...]
     negatives: tuple[tuple[str, float], ...]
     bank: tuple[BankEntry, ...]
@@ -66,6 +68,8 @@ class Explanation:
             against += f", {'below' if self.score < self.gamma else 'not below'} {self.gamma:.4g}"
         if self.p is not None:
             against += f", p {self.p:.3g}"
+        if self.alpha is not None:
+            against += f", {'above' if self.prediction != UNKNOWN else 'not above'} {self.alpha:g}"
         lines = [f"{self.prediction or 'no threshold'} ({against})"]
         why = {"max": "one negative beats every label", "sum": "all negatives together"}
         if self.dominant is not None:
@@ -92,6 +96,7 @@ def explain(
     known: bool | None,
     gamma: float | None,
     p: float | None,
+    alpha: float | None,
     top: int,
 ) -> Explanation:
     """Explains a score; the shares are of the softmax over all texts and the bank (G = 1).
@@ -104,6 +109,7 @@ def explain(
         known: whether the image is of a class; None where nothing tells.
         gamma: the threshold.
         p: the p-value.
+        alpha: what p-values are compared with, where they tell.
         top: how many of each kind, at most.
     """
     space = detector.space
@@ -127,6 +133,7 @@ def explain(
         prediction=None if known is None else label if known else UNKNOWN,
         gamma=gamma,
         p=p,
+        alpha=alpha,
         labels=best(slice(0, classes)),
         negatives=best(slice(classes, fixed)),
         bank=_remembered(detector, image, mass[fixed:], words, top),

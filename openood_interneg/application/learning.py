@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from openood_interneg.application.fitting import fit_space, warn_of_equal_texts
 from openood_interneg.application.id_images import LabelledFeatures, LabelledImages
 from openood_interneg.application.inputs import checked_names, labelled_images, labels_of
 from openood_interneg.application.needs import check_id_images
-from openood_interneg.application.progress import progress_log
+from openood_interneg.application.progress import progress_log, tell
 from openood_interneg.application.restoring import Restorable
 from openood_interneg.application.threshold import (
     FEW_IMAGES,
@@ -87,8 +86,7 @@ class Learner(Restorable):
             if images is not None and self._calibrates(calibrate, rest, tpr):
                 chosen = [images.sources[place] for place in thinned(rest)]
                 self._calibrate_with(chosen, tpr, bool(calibrate), log)
-        if progress is True:
-            print(self.fit_told, file=sys.stderr)
+        tell(self.fit_told, progress)
         return self
 
     def fit_features(
@@ -138,6 +136,7 @@ class Learner(Restorable):
             chosen = thinned(rest)
             self.calibrate_features(images.rows[..., chosen, :], tpr)
             self._parts = (self._parts[0], len(chosen))
+        tell(self.fit_told, progress)
         return self
 
     @property

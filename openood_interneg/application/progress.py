@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from openood_interneg.data.encode import Progress
+
+
+def tell(text: str, progress: Progress | bool | None) -> None:
+    """One line on stderr where there are bars, and for those who log, an info of this package."""
+    logging.getLogger("openood_interneg").info(text)
+    if progress is True or (progress is None and sys.stderr.isatty()):
+        print(text, file=sys.stderr)
 
 
 @contextmanager

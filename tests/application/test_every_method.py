@@ -141,7 +141,7 @@ def test_an_explanation_is_a_few_lines():
     remembered = made("rationeg").fit(CLASSES, world() / "id")
     remembered.score(stream_files())
     found = remembered.explain(stream_files()[0], top=3)
-    assert ", p 0." in str(found) and len(found.bank) == 3
+    assert ", p 0." in str(found) and "above 0.05)" in str(found) and len(found.bank) == 3
     assert sum(e.share for e in remembered.explain(stream_files()[0], top=500).bank) == (
         pytest.approx(1, abs=1e-6)
     )
