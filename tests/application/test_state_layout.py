@@ -49,7 +49,7 @@ META = {
     "backbone": "name precision pretrained source weights",
     "digests": "corpus id_images labels negatives proxy_images",
     "preprocess": "interpolation mean resize size std variant",
-    "protections": "admissions diversity id_guard max_age recalibrate",
+    "protections": "admissions diversity id_guard max_age",
     "random": "draws key seed",
     "reading": "exif max_aspect max_bytes max_pixels",
     "stream": "begun failed names note position",
