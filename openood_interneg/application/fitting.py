@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,6 @@ from openood_interneg.negatives.space_builder import TextSpaceBuilder, mines
 from openood_interneg.negatives.text_space import TextSource, TextSpace
 from openood_interneg.settings import (
     IdImageSettings,
-    InterNegSettings,
     MethodSettings,
     NegativeSettings,
     SettingsError,
@@ -108,11 +108,10 @@ def make_detector(
             "raise num_negatives, or use another corpus",
             stacklevel=3,
         )
-    inversion = method.inversion_of(source, settings, space)
-    inverter = None if inversion is None else live(inversion)
-    if method is INTERNEG and isinstance(settings, InterNegSettings):
-        return ProtectedInterNeg(settings, inverter, protections).fit(space)
-    return method.make(settings, inverter).fit(space)
+    if method is INTERNEG:
+        protected: Any = partial(ProtectedInterNeg, protections=protections)
+        method = replace(method, detector=protected)
+    return method.fitted(settings, source, live, space)
 
 
 def corpus_digest(settings: MethodSettings) -> str:

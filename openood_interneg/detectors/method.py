@@ -143,6 +143,7 @@ class Method:
         settings: MethodSettings,
         source: TextSource,
         inverter_of: Callable[[Inversion], Inverter],
+        space: TextSpace | None = None,
     ) -> Detector[Any]:
         """A detector that is fitted to the classes of a source, on its model's device.
 
@@ -151,11 +152,12 @@ class Method:
             source: of its text space.
             inverter_of: makes the inverter where one is needed: `StoredInverters`, or
                 `live` for one that keeps nothing.
+            space: the text space, where it is there already.
 
         Raises:
             DetectorError: the space lacks what the method needs.
         """
-        space = source.space_for(self, settings).to(source.backbone.device)
+        space = (space or source.space_for(self, settings)).to(source.backbone.device)
         inversion = self.inversion_of(source, settings, space)
         inverter = None if inversion is None else inverter_of(inversion)
         return self.make(settings, inverter).fit(space)
