@@ -28,9 +28,8 @@ from openood_interneg.cli.options import plan_methods, read_config, with_setting
 from openood_interneg.cli.score_input import open_input
 from openood_interneg.cli.score_output import (
     Checkpointer,
+    check_format,
     check_overwriting,
-    csv_line,
-    json_line,
     open_output,
 )
 from openood_interneg.cli.signals import Interrupted, SignalGuard
@@ -73,7 +72,8 @@ def score(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="File for the JSON lines, or a table if it ends in .csv; default: stdout."
+            help="File for the results, by its suffix: .jsonl (JSON lines), .csv or .parquet; "
+            "default: JSON lines on stdout."
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite --out if it is there.")] = False,
@@ -158,6 +158,7 @@ def score(
     protections = parse_protections(protect)
     check_out_file(state, "--state")
     check_out_file(out, streams=True)
+    check_format(out, state)
     check_overwriting(out, force, state)
     names, total = open_input(images)
     detector = OODDetector(
@@ -194,9 +195,8 @@ def score(
         judge = detector.judges
         told = "" if judge else ": scores only; give --calibrate or --gamma"
         say(f"{detector.fit_told}{told}", quiet)
-        with open_output(out, detector, resume) as file, SignalGuard() as stop:
-            line = csv_line if out is not None and out.suffix.lower() == ".csv" else json_line
-            checkpoint = Checkpointer(detector, state, file, out is not None, checkpoint_every)
+        with open_output(out, detector, resume) as output, SignalGuard() as stop:
+            checkpoint = Checkpointer(detector, state, output, out is not None, checkpoint_every)
             checkpoint.now()
             if resume and not append:
                 say(f"resumed at image {detector.position}", quiet)
@@ -211,7 +211,7 @@ def score(
             try:
                 for batch in batches:
                     for entry in batch:
-                        file.write(line(entry))
+                        output.write(entry)
                     progress("images", len(batch), total)
                     checkpoint.batch(batch)
                     if stop.signal:

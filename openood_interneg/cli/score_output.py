@@ -1,20 +1,24 @@
-"""What `interneg score` writes: JSON lines, and the state that says how far they go."""
+"""What `interneg score` writes: lines or a table, and the state that says how far they go."""
 
 from __future__ import annotations
 
 import contextlib
 import csv
+import importlib.util
 import io
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from openood_interneg.application.detector import OODDetector
 from openood_interneg.application.state import StateError
 from openood_interneg.application.stream import Scored
+from openood_interneg.data.images import printable
+from openood_interneg.data.store import atomic_path
+from openood_interneg.evaluation.results import csv_cell
 from openood_interneg.settings import SettingsError
 
 
@@ -33,6 +37,39 @@ def check_overwriting(out: Path | None, force: bool, state: Path | None) -> None
     )
 
 
+LINES = (".jsonl", ".ndjson")
+CSV, PARQUET = ".csv", ".parquet"
+ROWS_PER_GROUP = 10_000  # of a Parquet file
+
+
+def check_format(out: Path | None, state: Path | None) -> None:
+    """Refuses, before any work, an --out of no known format, and Parquet where it cannot be.
+
+    Raises:
+        SettingsError: another suffix, Parquet without pyarrow, or Parquet that is to be continued.
+    """
+    if out is None or (out.exists() and not out.is_file()):  # pipes and devices take JSON lines
+        return
+    suffix = out.suffix.lower()
+    if suffix not in (*LINES, CSV, PARQUET):
+        raise SettingsError(
+            f"--out {out} ends in {suffix or 'no suffix'}, which says no format; end it in .jsonl "
+            "(JSON lines), .csv or .parquet"
+        )
+    if suffix != PARQUET:
+        return
+    if importlib.util.find_spec("pyarrow") is None:
+        raise SettingsError(
+            f"--out {out} needs pyarrow, which is not installed: pip install "
+            '"openood-interneg[parquet]", or give a .csv'
+        )
+    if state is not None:
+        raise SettingsError(
+            f"--out {out} cannot be continued, since a Parquet file is written whole; with --state "
+            "give a .jsonl or .csv"
+        )
+
+
 COLUMNS = ("position", "file", "prediction", "label", "score", "unknown", "gamma", "p", "error")
 ONLY_WHERE_THERE = COLUMNS[-3:]
 
@@ -49,7 +86,7 @@ def json_line(entry: Scored) -> bytes:
 
 def csv_line(entry: Scored) -> bytes:
     """One result as a line of a table with `COLUMNS`; empty cells where there is nothing."""
-    return _csv(_record(entry).values())
+    return _csv(map(csv_cell, _record(entry).values()))
 
 
 def _record(entry: Scored) -> dict[str, Any]:
@@ -64,22 +101,88 @@ def _csv(cells: Iterable[Any]) -> bytes:
     return text.getvalue().encode("utf-8", "surrogateescape")
 
 
+class Lines:
+    """A file or stream that gets each result as a line."""
+
+    def __init__(self, file: BinaryIO, line: Callable[[Scored], bytes] = json_line):
+        self.file, self.line = file, line
+
+    def write(self, entry: Scored) -> None:
+        """Adds a result."""
+        self.file.write(self.line(entry))
+
+    def flush(self) -> None:
+        """Hands on what was written."""
+        self.file.flush()
+
+    def kept_bytes(self) -> int:
+        """The length of the file, once it is surely on the disk."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        return self.file.tell()
+
+
+class ParquetRows(Lines):
+    """A Parquet file with `COLUMNS`."""
+
+    def __init__(self, file: BinaryIO):
+        import pyarrow as pa
+        from pyarrow.parquet import ParquetWriter
+
+        super().__init__(file)
+        kinds = {"position": pa.int64(), "unknown": pa.bool_()}
+        kinds |= dict.fromkeys(("score", "gamma", "p"), pa.float64())
+        self.schema = pa.schema([(name, kinds.get(name, pa.string())) for name in COLUMNS])
+        self.writer = ParquetWriter(file, self.schema)
+        self.rows: list[dict[str, Any]] = []
+
+    def write(self, entry: Scored) -> None:
+        """Adds a result; rows are written in groups."""
+        self.rows.append(_record(entry) | {"file": printable(entry.name)})
+        if len(self.rows) >= ROWS_PER_GROUP:
+            self._write_group()
+
+    def close(self) -> None:
+        """Writes what is left, and the end of the file."""
+        self._write_group()
+        self.writer.close()
+
+    def _write_group(self) -> None:
+        import pyarrow as pa
+
+        if self.rows:
+            self.writer.write_table(pa.Table.from_pylist(self.rows, self.schema))
+        self.rows = []
+
+
 @contextlib.contextmanager
-def open_output(path: Path | None, detector: OODDetector, resume: bool) -> Iterator[BinaryIO]:
-    """The file for the lines; when resumed, cut to where the state was written.
+def open_output(path: Path | None, detector: OODDetector, resume: bool) -> Iterator[Lines]:
+    """Where results go; a file of lines is, when resumed, cut to where the state was written.
+
+    A Parquet file is there when the block ends, and not before.
 
     Raises:
         StateError: the file is shorter than it was then.
     """
     if path is None:
-        yield sys.stdout.buffer
+        yield Lines(sys.stdout.buffer)
         return
+    suffix = path.suffix.lower()
+    if suffix == PARQUET and (path.is_file() or not path.exists()):
+        with (
+            atomic_path(path) as temporary,
+            temporary.open("wb") as file,
+            contextlib.closing(ParquetRows(file)) as rows,
+        ):
+            yield rows
+        return
+    line = csv_line if suffix == CSV else json_line
     if not resume:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "wb") as file:
-            if path.suffix.lower() == ".csv":
+            if suffix == CSV:
                 file.write(_csv(COLUMNS))
-            yield file
+            yield Lines(file, line)
         return
     size = path.stat().st_size if path.is_file() else 0
     written = detector.note.get("output_bytes")
@@ -95,7 +198,7 @@ def open_output(path: Path | None, detector: OODDetector, resume: bool) -> Itera
     with open(path, "r+b" if path.is_file() else "wb") as file:
         file.truncate(written)
         file.seek(written)
-        yield file
+        yield Lines(file, line)
 
 
 class Checkpointer:
@@ -105,11 +208,11 @@ class Checkpointer:
         self,
         detector: OODDetector,
         state: Path | None,
-        file: BinaryIO,
+        output: Lines,
         seekable: bool,
         every: int,
     ):
-        self.detector, self.state, self.file = detector, state, file
+        self.detector, self.state, self.output = detector, state, output
         self.seekable, self.every = seekable, every
         self.since = 0
         self.saved = -1
@@ -121,7 +224,7 @@ class Checkpointer:
         self.since += len(batch)
         self.unknown += sum(entry.unknown is True for entry in batch)
         if not self.seekable:
-            self.file.flush()  # whoever reads the pipe wants to see it
+            self.output.flush()  # whoever reads the pipe wants to see it
         if self.since >= self.every:
             self.now()
 
@@ -130,11 +233,14 @@ class Checkpointer:
         if self.detector.position == self.saved:
             return
         self.since, self.saved = 0, self.detector.position
-        self.file.flush()
+        self.output.flush()
         if self.state is None:
             return
         self.detector.note = {"unknown": self.unknown}
         if self.seekable:
-            os.fsync(self.file.fileno())  # lines first: a state never speaks of lines not there
-            self.detector.note = {"unknown": self.unknown, "output_bytes": self.file.tell()}
+            # Lines first: a state never speaks of lines that are not there.
+            self.detector.note = {
+                "unknown": self.unknown,
+                "output_bytes": self.output.kept_bytes(),
+            }
         self.detector.save(self.state)
