@@ -20,7 +20,7 @@ app = typer.Typer(
     name="interneg",
     help="Zero-shot out-of-distribution detection with CLIP.",
     no_args_is_help=True,
-    **STYLE,
+    **STYLE | {"add_completion": True},
 )
 add_commands(app)
 

@@ -1,11 +1,14 @@
 """Commands are imported when they are used, and the list of commands says what they say."""
 
+import contextlib
 import inspect
+import io
 import subprocess
 import sys
 
 import pytest
 
+from openood_interneg.cli import app
 from openood_interneg.cli.lazy import MODULES, SUMMARIES, load_command
 
 HEAVY = ("torch", "numpy", "scipy", "sklearn", "pandas", "open_clip", "matplotlib", "nltk", "PIL")
@@ -33,3 +36,28 @@ def test_the_list_of_commands_says_what_each_command_says(name):
     assert inspect.cleandoc(command.help).split("\n\n")[0].replace("\n", " ") == SUMMARIES[
         name
     ].replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [("interneg e", ["encode", "eval"]), ("interneg de", ["demo"])],
+)
+def test_the_shell_completes_commands_without_loading_them(words, expected):
+    assert completed(words) == expected
+
+
+def test_the_shell_completes_options_of_commands():
+    assert {"--bench", "--beta", "--backbone"} <= set(completed("interneg eval --b"))
+
+
+def completed(words: str) -> list[str]:
+    asked = {"_INTERNEG_COMPLETE": "complete_bash", "COMP_WORDS": words}
+    asked["COMP_CWORD"] = str(len(words.split()) - 1)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
+        for name, value in asked.items():
+            patch.setenv(name, value)
+        patch.setattr(sys, "argv", ["interneg"])
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            app(prog_name="interneg")
+    return out.getvalue().split()
