@@ -171,8 +171,8 @@ def open_output(path: Path | None, detector: OODDetector, resume: bool) -> Itera
     if suffix == PARQUET and (path.is_file() or not path.exists()):
         with (
             atomic_path(path) as temporary,
-            temporary.open("wb") as file,
-            contextlib.closing(ParquetRows(file)) as rows,
+            temporary.open("wb") as raw,
+            contextlib.closing(ParquetRows(raw)) as rows,
         ):
             yield rows
         return
