@@ -7,7 +7,7 @@ from typing import Any
 from openood_interneg.application.explanation import Explanation, explain
 from openood_interneg.application.scorer import Scorer
 from openood_interneg.application.stream import predictions
-from openood_interneg.data.any_image import as_sources
+from openood_interneg.data.image_sources import as_sources
 from openood_interneg.data.images import ImageError
 from openood_interneg.settings import checked
 

@@ -258,7 +258,7 @@ class FittedDetector:
         """
         self._fitted()
         tpr = checked_tpr(tpr)
-        sources = unlabelled_images(id_images)
+        sources = unlabelled_images(id_images, self.class_names)
         with progress_log(progress) as log:
             rows = calibration_features(self._encoder, sources, self._proxy_ids, log)
         return self.calibrate_features(rows, tpr)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from openood_interneg.data.digests import bytes_digest, tensor_digest, texts_digest
+from openood_interneg.data.image_sources import is_path
 from openood_interneg.data.images import ImageError
 from openood_interneg.vlm.text_files import read_bytes
 
@@ -20,7 +20,7 @@ def images_digest(sources: Sequence[Any], labels: np.ndarray) -> str:
     """Digest of labelled image files by name, label and size; empty for images in memory."""
     lines = []
     for source, label in zip(sources, labels.tolist(), strict=True):
-        if not isinstance(source, (str, os.PathLike)):
+        if not is_path(source):
             return ""
         path = Path(source)
         size = path.stat().st_size if path.is_file() else -1
@@ -38,7 +38,7 @@ def contents_digest(sources: Sequence[Any]) -> str:
     """
     digests = []
     for source in sources:
-        if not isinstance(source, (str, os.PathLike)):
+        if not is_path(source):
             return ""
         data = read_bytes(Path(source), ImageError)
         digests.append(bytes_digest(data))

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import difflib
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from openood_interneg.data.any_image import as_sources, image_files
+from openood_interneg.application.class_labels import loose, places_of
 from openood_interneg.data.class_folders import class_folders
-from openood_interneg.data.classnames import (
-    ClassNameError,
-    class_names,
-)
+from openood_interneg.data.classnames import ClassNameError, class_names, imagenet_ids
+from openood_interneg.data.image_datasets import is_hugging_face
+from openood_interneg.data.image_entries import Entry, image_key
+from openood_interneg.data.image_folders import is_systems_folder, listed_files, warn_of_left
+from openood_interneg.data.image_sources import LISTS, as_sources, carried
+from openood_interneg.data.image_urls import is_url
 from openood_interneg.detectors.base import DetectorError
 from openood_interneg.settings import shown
 
 UNKNOWN = "unknown"
+NO_IMAGES = "there are no ID images; give some of every class"
 
 
 def checked_names(names: Sequence[str] | str | Path) -> tuple[str, ...]:
@@ -44,39 +45,45 @@ def checked_names(names: Sequence[str] | str | Path) -> tuple[str, ...]:
 def labelled_images(id_images: Any, names: Sequence[str]) -> tuple[list[Any], np.ndarray]:
     """ID images and their label numbers, from any form that `OODDetector.fit` takes.
 
-    A data set that names its classes, as torchvision's do, is matched by these names and not by
-    its numbers: they count its own classes, in an order of their own.
+    A source that names its classes, as torchvision's and Hugging Face's data sets do, is matched
+    by these names and not by its numbers: they count its own classes, in an order of their own.
 
     Raises:
-        DetectorError: no image at all, or a class that is not among the names.
+        DetectorError: no image at all, an image without its class, or classes that are not among
+            the names.
+        ImageError: a source that cannot be read.
     """
     if id_images is None:
-        raise DetectorError("there are no ID images; give some of every class")
-    if isinstance(id_images, DataLoader):
-        raise DetectorError("ID images come as a data set, not a loader; give its .dataset")
-    if isinstance(id_images, (str, os.PathLike)):
-        id_images = _by_subfolder(Path(id_images).expanduser(), names)
-    if isinstance(id_images, Mapping):
-        pairs = [
-            (source, _label_of(name, names))
-            for name, images in id_images.items()
-            for source in as_sources(images)
+        raise DetectorError(NO_IMAGES)
+    if isinstance(id_images, (str, os.PathLike)) and not is_url(id_images):
+        path = Path(id_images).expanduser()
+        if path.suffix.lower() not in LISTS or path.is_dir():
+            id_images = _by_subfolder(path, names)
+    numbered: Mapping[int, tuple[str, ...]] | None = None
+    if _by_class(id_images, names):
+        entries = [
+            Entry(image, k) for k, images in id_images.items() for image in as_sources(images)
         ]
     else:
-        pairs = []
-        numbered = dataset_classes(id_images)
-        if numbered is not None:
-            id_images = _by_class_name(id_images, numbered, names)
-        for place, pair in enumerate(id_images):
-            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-                raise DetectorError(
-                    f"ID image {place} comes without its class; give (image, class) pairs, a "
-                    "mapping class -> images, or a folder with one subfolder per class"
-                )
-            pairs.append((pair[0], _label_of(pair[1], names)))
-    if not pairs:
-        raise DetectorError("there are no ID images; give some of every class")
-    return [source for source, _ in pairs], np.array([label for _, label in pairs])
+        found = carried(id_images, labelled=True)
+        entries, numbered = list(found.entries), found.names
+    if not entries:
+        raise DetectorError(NO_IMAGES)
+    for place, entry in enumerate(entries):
+        if entry.label is None:
+            raise DetectorError(
+                f"ID image {place} comes without its class; give (image, class) pairs, a "
+                "mapping class -> images, or a folder with one subfolder per class"
+            )
+    labels = places_of([entry.label for entry in entries], names, numbered)
+    return [entry.image for entry in entries], labels
+
+
+def _by_class(id_images: Any, names: Sequence[str]) -> bool:
+    """Whether this is a mapping class -> images, and not a row or a batch of a data set."""
+    if not isinstance(id_images, Mapping) or is_hugging_face(id_images):
+        return False
+    return image_key(id_images) is None or any(key in names for key in id_images)
 
 
 def labels_of(labels: Any, names: Sequence[str]) -> np.ndarray:
@@ -89,102 +96,64 @@ def labels_of(labels: Any, names: Sequence[str]) -> np.ndarray:
         raise DetectorError("the features come without labels; give the class of each")
     if isinstance(labels, (Tensor, np.ndarray)):
         labels = labels.tolist()
-    return np.array([_label_of(label, names) for label in labels], dtype=np.int64)
+    return places_of(list(labels), names)
 
 
-def subfolder_names(folder: Path) -> tuple[str, ...]:
-    """Class names out of the subfolders of a folder of ID images, sorted; `_` becomes a space.
+def names_in(id_images: Path) -> tuple[str, ...]:
+    """Class names out of ID images on disk, sorted: subfolders (`_` becomes a space), or the labels
+    of a table or an archive.
 
     Raises:
-        DetectorError: no folder, one without subfolders, or two that give one name.
+        DetectorError: no folder, one without subfolders, two that give one name; labels that are
+            no names.
+        ImageError: a table or an archive that cannot be read.
     """
-    return tuple(class_folders(folder, DetectorError))
+    if id_images.is_dir() or id_images.suffix.lower() not in LISTS:
+        return tuple(class_folders(id_images, DetectorError))
+    found = carried(id_images, labelled=True)
+    labels = {entry.label for entry in found.entries}
+    if found.names is not None:
+        return tuple(name for _, (name, *_) in sorted(found.names.items()))
+    if not all(isinstance(label, str) and not label.isdecimal() for label in labels):
+        raise DetectorError(
+            f"the labels of {id_images} are no names (one is "
+            f"{shown(next(x for x in labels if not isinstance(x, str) or x.isdecimal()))}); give "
+            "the class names, in the order of the numbers (--classes)"
+        )
+    return tuple(sorted(labels))
 
 
-def unlabelled_images(id_images: Any) -> list[Any]:
-    """Images out of any form that `OODDetector.fit` takes, without their labels."""
-    if isinstance(id_images, Mapping):
+def unlabelled_images(id_images: Any, names: Sequence[str] = ()) -> list[Any]:
+    """Images out of any form that `OODDetector.fit` takes, without their labels.
+
+    Args:
+        id_images: the images.
+        names: of the classes, which a mapping may have for its keys.
+    """
+    if _by_class(id_images, names):
         return [source for images in id_images.values() for source in as_sources(images)]
-    if dataset_classes(id_images) is not None:
-        return [id_images[place][0] for place in range(len(id_images))]
-    if isinstance(id_images, (list, tuple)) and all(
-        isinstance(pair, tuple) and len(pair) == 2 for pair in id_images
-    ):
-        return [pair[0] for pair in id_images]
     return as_sources(id_images)
-
-
-def dataset_classes(data: Any) -> dict[int, tuple[str, ...]] | None:
-    """Names of each label number of a data set that tells them (`class_to_idx`, `classes`), also
-    through torch's `Subset` and `ConcatDataset` and other wrappers; None where it does not.
-
-    Raises:
-        DetectorError: parts of a concatenation that number other classes alike.
-    """
-    parts = getattr(data, "datasets", None)
-    if isinstance(parts, (list, tuple)):
-        told = [dataset_classes(part) for part in parts]
-        if all(part is None for part in told):
-            return None
-        if any(part != told[0] for part in told):
-            raise DetectorError(
-                "the concatenated data sets number other classes alike, so their labels cannot be "
-                "told apart; give (image, class name) pairs"
-            )
-        return told[0]
-    classes, numbers = getattr(data, "classes", None), getattr(data, "class_to_idx", None)
-    pairs: list[tuple[Any, Any]] = []
-    if isinstance(numbers, Mapping):
-        pairs = [(number, name) for name, number in numbers.items()]
-    elif isinstance(classes, (list, tuple)):
-        pairs = list(enumerate(classes))
-    out: dict[int, tuple[str, ...]] = {}
-    for number, name in pairs:  # ImageNet's classes have several names each
-        several = name if isinstance(name, (list, tuple)) else (name,)
-        if isinstance(number, int) and all(isinstance(one, str) for one in several):
-            out[number] = (*out.get(number, ()), *several)
-    if out:
-        return out
-    inner = getattr(data, "dataset", None)
-    return None if inner is None or inner is data else dataset_classes(inner)
-
-
-def _by_class_name(
-    data: Any, numbered: Mapping[int, tuple[str, ...]], names: Sequence[str]
-) -> Iterator[tuple[Any, int]]:
-    """(image, label) pairs of a data set, its own numbers replaced by the places of the names."""
-    loosely = {_loose(name): place for place, name in enumerate(names)}
-    for place in range(len(data)):
-        item = data[place]
-        if not isinstance(item, (tuple, list)) or len(item) != 2:
-            raise DetectorError(
-                f"item {place} of the data set is no (image, label) pair; give (image, class) "
-                "pairs, a mapping class -> images, or a folder with one subfolder per class"
-            )
-        label = item[1].item() if isinstance(item[1], (Tensor, np.generic)) else item[1]
-        own = numbered.get(label, ()) if isinstance(label, int) else (str(label),)
-        found = [loosely[_loose(name)] for name in own if _loose(name) in loosely]
-        if not found:
-            raise DetectorError(
-                f"the data set's class {label!r} ({', '.join(own) or 'without a name'}) is not "
-                "among the class names; name the classes as it does, or give (image, class name) "
-                "pairs"
-            )
-        yield item[0], found[0]
 
 
 def _by_subfolder(folder: Path, names: Sequence[str]) -> dict[int, list[Path]]:
     if not folder.is_dir():
-        raise DetectorError(f"{folder} is no folder of ID images")
-    present = {p.name: p for p in sorted(folder.iterdir()) if p.is_dir()}
+        raise DetectorError(
+            f"{folder} is no folder of ID images, and no list, table or archive of them "
+            f"({', '.join(sorted(LISTS))})"
+        )
+    present = {
+        p.name: p for p in sorted(folder.iterdir()) if p.is_dir() and not is_systems_folder(p.name)
+    }
     loosely: dict[str, Path | None] = {}
     for name, path in present.items():
-        loosely[_loose(name)] = None if _loose(name) in loosely else path  # None: ambiguous
+        loosely[loose(name)] = None if loose(name) in loosely else path  # None: ambiguous
+    of_ids = {label: present[name] for name, label in imagenet_ids(present, names).items()}
     found: dict[int, list[Path]] = {}
+    left: Counter[str] = Counter()
     missing: list[str] = []
     taken: dict[Path, int] = {}
     for label, name in enumerate(names):
-        of_class = present.get(name) or loosely.get(_loose(name))
+        of_class = present.get(name) or loosely.get(loose(name)) or of_ids.get(label)
         if of_class is None:
             missing.append(name)
         elif of_class in taken:
@@ -194,7 +163,9 @@ def _by_subfolder(folder: Path, names: Sequence[str]) -> dict[int, list[Path]]:
             )
         else:
             taken[of_class] = label
-            found[label] = image_files(of_class)
+            found[label], skipped = listed_files(of_class)
+            left += skipped
+    warn_of_left(folder, left)
     if missing:
         raise DetectorError(
             f"{folder} has no subfolder for {len(missing)} of {len(names)} classes: "
@@ -202,21 +173,3 @@ def _by_subfolder(folder: Path, names: Sequence[str]) -> dict[int, list[Path]]:
             "subfolders like the classes (case, spaces, underscores and slashes do not matter)"
         )
     return found
-
-
-def _loose(name: str) -> str:
-    return " ".join(re.sub(r"[\s_/\\:-]+", " ", name).casefold().split())
-
-
-def _label_of(name: Any, names: Sequence[str]) -> int:
-    if isinstance(name, (int, np.integer)) and not isinstance(name, bool):
-        if not 0 <= name < len(names):
-            raise DetectorError(f"class number {shown(name)} is not among 0..{len(names) - 1}")
-        return int(name)
-    if name in names:
-        return names.index(name)
-    near = difflib.get_close_matches(name, names, n=1) if isinstance(name, str) else []
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise DetectorError(
-        f"the ID images have a class {shown(name)} that is not among the names{hint}"
-    )

@@ -52,8 +52,10 @@ class Learner(Restorable):
         Args:
             class_names: names, a text file with one a line, or a known set ("cifar100").
             id_images: some images of every class, where the method needs them: a folder with one
-                subfolder per class, a mapping class -> images, or a sequence of (image, class); a
-                class is a name or its number.
+                subfolder per class, a mapping class -> images, an iterable of (image, class), a
+                data set of torch, torchvision or Hugging Face, a loader, an image list (.txt), a
+                table (.csv, .tsv, .parquet), webdataset's .tar; a class is a name or its number,
+                by name where the source has names.
             calibrate: True calibrates with the images that are left, or refuses where there are
                 none; False does not. By default where at least 20 are left, gamma was not set, and
                 the method has no p-values.

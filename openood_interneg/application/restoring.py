@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, cast
 
@@ -72,7 +72,7 @@ class Restorable(Explainer, Loadable):
             method=self.method.name,
             settings={n: getattr(self.settings, n) for n in self.method.setting_names},
             protections=as_mapping(self.protections),
-            limits=asdict(self.limits),
+            limits=self.limits.kept(),
             batch_size=self.batch_size,
             backbone=self._encoder.identity(),
             preprocess=self._encoder.preprocess_key(),
@@ -124,7 +124,7 @@ class Restorable(Explainer, Loadable):
             "protections": setup.protections,
         }
         try:
-            limits = ImageLimits(**setup.limits)
+            limits = ImageLimits(**{k: v for k, v in setup.limits.items() if k != "urls"})
             options |= {"limits": limits, "pretrained": pretrained, "device": device}
             detector = cast(Any, cls)(backbone, threads=threads, **options, settings=setup.settings)
         except (SettingsError, TypeError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, overload
@@ -25,7 +25,7 @@ from openood_interneg.application.stream import (
 )
 from openood_interneg.application.threshold import finite
 from openood_interneg.application.turns import Turn
-from openood_interneg.data.any_image import as_sources
+from openood_interneg.data.image_sources import as_sources, images_in
 from openood_interneg.data.images import ImageError
 from openood_interneg.data.prefetch import encoded_ahead
 from openood_interneg.detectors.base import Detector, DetectorError, Scores
@@ -44,8 +44,9 @@ class Scorer(FittedDetector):
         """Scores of images, (n,) float32, high = ID; their range is the method's.
 
         Args:
-            images: one image or a sequence of them: paths, PIL images, arrays, tensors (a batch
-                in one array or tensor, too), or a folder.
+            images: one image or whatever carries images (`data.image_sources.carried`): paths,
+                bytes, open files, PIL images, arrays, tensors; a folder, list, table or archive; a
+                data set, a loader, a batch; labels are not looked at.
             update: let them pass through the stream, that is, let the method learn from them. With
                 False nothing is remembered, and any number of threads may call at once.
 
@@ -198,7 +199,7 @@ class Scorer(FittedDetector):
 
     def stream(
         self,
-        images: Iterable[Any],
+        images: Any,
         *,
         on_error: Literal["skip", "stop"] = "skip",
         resume: bool = False,
@@ -211,7 +212,7 @@ class Scorer(FittedDetector):
         run starts: batches are cut by the position in the stream.
 
         Args:
-            images: paths or other images. An iterator is read no further than needed; a sequence is
+            images: as for `score`. An iterator is read no further than needed; a sequence is
                 read and, on a GPU, encoded one batch ahead.
             on_error: "skip" gives an unreadable image a result with `error` and goes on; "stop"
                 raises, with nothing of its batch remembered.
@@ -233,9 +234,9 @@ class Scorer(FittedDetector):
         return self._streamed(images, on_error == "stop", resume, workers)
 
     def _streamed(
-        self, images: Iterable[Any], stops: bool, resume: bool, workers: int
+        self, images: Any, stops: bool, resume: bool, workers: int
     ) -> Iterator[list[Scored]]:
-        iterator, device = iter(images), self.space.device
+        iterator, device = images_in(images), self.space.device
         with self._turn("another stream") as turn:
             with self._turns.used(turn):
                 if resume:

@@ -15,6 +15,7 @@ from openood_interneg.application.inputs import UNKNOWN
 from openood_interneg.application.judgement import Judgement
 from openood_interneg.application.state import StateError
 from openood_interneg.data.digests import extend_digest
+from openood_interneg.data.image_entries import Deferred
 from openood_interneg.detectors.base import Scores
 
 
@@ -129,8 +130,10 @@ class StreamRecord:
 
 
 def image_name(source: Any, position: int) -> str:
-    """A path, or the place in the stream of an image from memory."""
-    return os.fspath(source) if isinstance(source, (str, os.PathLike)) else f"#{position}"
+    """A path, or what its data set calls an image, or its place in the stream."""
+    if isinstance(source, (str, os.PathLike)):
+        return os.fspath(source)
+    return (source.name if isinstance(source, Deferred) else "") or f"#{position}"
 
 
 def readable_ids(found: Sequence[Found]) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, cast
 import typer
 
 from openood_interneg.application.detector import DEFAULT_METHOD, OODDetector
-from openood_interneg.application.inputs import subfolder_names
+from openood_interneg.application.inputs import names_in
 from openood_interneg.application.needs import application_defaults
 from openood_interneg.application.state import claimed, refuse_differences
 from openood_interneg.cli.arguments import (
@@ -49,21 +49,23 @@ def score(
         str,
         typer.Argument(
             metavar="DIR",
-            help="Folder, image, text file with one path a line, or - for paths on standard input.",
+            help="Folder, image, text file with one path a line or image list, table (.csv, "
+            ".parquet), archive (.tar), or - for paths on standard input.",
         ),
     ],
     classes: Annotated[
         str | None,
         typer.Option(
-            help="Text file with one class name a line, or a known set (cifar100); default: the "
-            "subfolders of --id-images."
+            help="Text file with one class name a line, or a known set (cifar100); default: "
+            "those of --id-images."
         ),
     ] = None,
     id_images: Annotated[
         Path | None,
         typer.Option(
-            help="Folder with one subfolder of ID images per class, for methods that need them and "
-            "to calibrate."
+            help="Folder with one subfolder of ID images per class, or an image list (.txt), table "
+            "(.csv, .parquet) or archive (.tar) with labels, for methods that need them and to "
+            "calibrate."
         ),
     ] = None,
     method: Annotated[
@@ -122,6 +124,12 @@ def score(
     max_pixels: Annotated[
         int, typer.Option(min=1, help="Larger images are errors.")
     ] = ImageLimits.max_pixels,
+    bits: Annotated[
+        int, typer.Option(min=8, max=16, help="Bits that 16-bit pictures really hold.")
+    ] = ImageLimits.bits,
+    urls: Annotated[
+        str, typer.Option(help="Schemes of URLs that may be opened: https,s3; default: none.")
+    ] = "",
     preset: Preset = None,
     preprocess: Preprocessing = "clip",
     device: Device = "auto",
@@ -172,13 +180,18 @@ def score(
         gamma=gamma,
         alpha=alpha,
         protections=protections,
-        limits=ImageLimits(exif=exif, max_pixels=max_pixels),
+        limits=ImageLimits(
+            exif=exif,
+            max_pixels=max_pixels,
+            bits=bits,
+            urls=tuple(filter(None, (scheme.strip() for scheme in urls.split(",")))),
+        ),
         cache=False if no_cache else cache_dir or True,
         settings={name: v for name, v in as_mapping(chosen).items() if name in row.setting_names},
     )
     names_of_classes: Any = classes
     if id_images is not None and names_of_classes is None:
-        names_of_classes = subfolder_names(id_images)
+        names_of_classes = names_in(id_images)
     with claimed(state), progress_bars(quiet) as progress:
         resume = state is not None and state.exists()
         if state is not None and resume:

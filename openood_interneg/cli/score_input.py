@@ -1,37 +1,48 @@
-"""What `interneg score` reads: a folder, an image, a list of paths, or paths on standard input."""
+"""What `interneg score` reads: whatever carries images on disk, or paths on standard input."""
 
 from __future__ import annotations
 
 import codecs
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from openood_interneg.data.any_image import image_files
+from openood_interneg.data.image_sources import LISTS, as_sources, images_in
+from openood_interneg.data.image_urls import is_url
 from openood_interneg.detectors.base import DetectorError
 from openood_interneg.vlm.text_files import MAX_BYTES
 
+_LISTED = re.compile(r".*\S\s-?[0-9]{1,9}\s*")  # a line of an image list: path label
 LONGEST_LINE = 32 * 2**10  # bytes of a path
 
 
-def open_input(source: str) -> tuple[Iterator[str], int | None]:
-    """Paths of the stream and how many there are; None for standard input.
+def open_input(source: str) -> tuple[Iterator[Any], int | None]:
+    """Images of the stream and how many there are; None where that is not known beforehand.
+
+    Args:
+        source: a folder, an image, its URL, a table or an archive as for `carried`, a text file
+            with one path a line or an image list, or - for paths on standard input.
 
     Raises:
-        DetectorError: nothing there, or an empty folder or list.
+        DetectorError: nothing there, or an empty list.
+        ImageError: an empty folder or table.
     """
     if source == "-":
         return _lines(sys.stdin.buffer), None
     path = Path(source).expanduser()
-    if path.is_dir():
-        paths = [str(file) for file in image_files(path)]
-        if not paths:
-            raise DetectorError(f"there is no file in the folder {path}")
-        return iter(paths), len(paths)
+    if is_url(source) or path.is_dir():
+        found = as_sources(source)
+        return iter([str(image) for image in found]), len(found)
+    if path.suffix.lower() == ".tar":
+        return images_in(source), None
     if not path.is_file():
         raise DetectorError(f"there is no folder, image or list at {path}")
+    if path.suffix.lower() in LISTS - {".txt"}:
+        images = [str(i) if isinstance(i, Path) else i for i in as_sources(path)]
+        return iter(images), len(images)
     from PIL import Image
 
     Image.init()
@@ -46,6 +57,9 @@ def open_input(source: str) -> tuple[Iterator[str], int | None]:
             raise DetectorError(f"{path} is neither an image nor a text file of paths")
         file.seek(0)
         paths = list(_lines(file))
+    if paths and all(_LISTED.fullmatch(line) for line in paths) and not os.path.exists(paths[0]):
+        images = [str(image) for image in as_sources(path)]
+        return iter(images), len(images)
     if not paths:
         raise DetectorError(f"the list {path} is empty")
     return iter(paths), len(paths)

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from openood_interneg.data.any_image import image_files
 from openood_interneg.data.benchmark import Benchmark
 from openood_interneg.data.class_folders import class_folders
+from openood_interneg.data.image_folders import image_files, is_systems_folder
 from openood_interneg.data.image_lists import BenchmarkError, ImageList
 from openood_interneg.data.images import image_suffixes, printable
 from openood_interneg.data.splitting import split_off
@@ -245,7 +245,7 @@ def _name(folder: Path) -> str:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not is_systems_folder(p.name))
 
 
 def _unlabelled(name: str, folder: Path) -> ImageList:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from openood_interneg.data.image_folders import is_systems_folder
 from openood_interneg.settings import InternegError
 
 
@@ -23,7 +24,7 @@ def class_folders(folder: Path, error: type[InternegError]) -> dict[str, Path]:
     if folder.is_dir():
         for path in sorted(folder.iterdir()):
             name = path.name.replace("_", " ")
-            if path.name.startswith(".") or not path.is_dir():
+            if is_systems_folder(path.name) or not path.is_dir():
                 continue
             if name in found:
                 raise error(

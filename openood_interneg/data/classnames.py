@@ -123,12 +123,32 @@ def check_class_names(
     ids = [name for name in names if _WORDNET_ID.fullmatch(name.strip())]
     if ids:
         warnings.warn(
-            f"{where}{len(ids)} of {len(names)} class names are WordNet ids, such as {ids[0]}, "
-            "which CLIP cannot read: give the classes' usual words (ImageNet's are the known sets "
-            "'imagenet' and 'imagenet200')",
+            f"{where}{len(ids)} of {len(names)} class names are WordNet ids ({', '.join(ids[:3])}"
+            f"{', ...' if len(ids) > 3 else ''}), which CLIP cannot read: give the classes' usual "
+            "words, a text file with one name a line in the order of the ids (--classes), or "
+            "ImageNet's, the known sets 'imagenet' and 'imagenet200'",
             stacklevel=2,
         )
     return names
+
+
+def imagenet_ids(ids: Iterable[str], names: Sequence[str]) -> dict[str, int]:
+    """Labels of ImageNet's WordNet ids, whose sorted order is that of its known class names.
+
+    Args:
+        ids: of the classes that a folder or a data set has.
+        names: class names.
+
+    Returns:
+        The label of each id; empty unless the ids are WordNet's, the names one of ImageNet's known
+        sets, and as many.
+    """
+    ids, names = sorted(set(ids)), tuple(names)
+    if len(ids) != len(names) or not all(_WORDNET_ID.fullmatch(one) for one in ids):
+        return {}
+    if names not in (class_names("imagenet"), class_names("imagenet200")):
+        return {}
+    return {one: label for label, one in enumerate(ids)}
 
 
 def check_tokens(

@@ -6,6 +6,7 @@ Benchmarks are read this way. What an application takes from strangers goes thro
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import threading
@@ -19,13 +20,14 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from openood_interneg.settings import InternegError
+from openood_interneg.settings import InternegError, require_package
 
 # Pillow hands some of the others (EPS, for one) to programs outside it.
 _FORMATS = (
     *("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "ICO", "TGA"),
     *("JPEG2000", "AVIF", "PCX", "SGI"),
 )
+_HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 
 
 class ImageError(InternegError, ValueError):
@@ -115,7 +117,7 @@ def _no_pixels(image: Image.Image) -> Tensor:
 
 
 def opened(path: str | os.PathLike[str], max_bytes: int | None = None) -> Image.Image:
-    """Opens a file as an image; the only place that does, for lists and for applications."""
+    """Opens a file as an image, for lists and for applications."""
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for, a device read for ever
         raise ImageError("it is not a file")
@@ -123,7 +125,41 @@ def opened(path: str | os.PathLike[str], max_bytes: int | None = None) -> Image.
         raise ImageError("the file is empty")
     if max_bytes is not None and status.st_size > max_bytes:
         raise ImageError(f"the file has {status.st_size} bytes; the limit is {max_bytes}")
-    return Image.open(path, formats=_formats())
+    return _decoder(path)
+
+
+def opened_bytes(data: bytes, max_bytes: int | None = None) -> Image.Image:
+    """`opened` for the content of a file."""
+    if not data:
+        raise ImageError("there are no bytes (a file that was read to its end? seek(0) goes back)")
+    if max_bytes is not None and len(data) > max_bytes:
+        raise ImageError(f"there are more than {max_bytes} bytes, which is the limit")
+    return _decoder(io.BytesIO(data))
+
+
+def _decoder(file: str | os.PathLike[str] | io.BytesIO) -> Image.Image:
+    try:
+        return Image.open(file, formats=_formats())
+    except UnidentifiedImageError:
+        if not _is_heic(file):
+            raise
+    # pillow-heif changes Pillow for the whole process, so only when a HEIC picture has come.
+    require_package("pillow_heif", "pillow-heif", "a HEIC picture (a telephone's)")
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    if isinstance(file, io.BytesIO):
+        file.seek(0)
+    return Image.open(file, formats=["HEIF"])
+
+
+def _is_heic(file: str | os.PathLike[str] | io.BytesIO) -> bool:
+    if isinstance(file, io.BytesIO):
+        head = file.getvalue()[:12]
+    else:
+        with open(file, "rb") as stream:
+            head = stream.read(12)
+    return head[4:8] == b"ftyp" and head[8:] in _HEIC_BRANDS
 
 
 def printable(path: str | os.PathLike[str]) -> str:
@@ -145,7 +181,8 @@ def read_failure(error: Exception) -> str:
 def image_suffixes() -> frozenset[str]:
     """Endings of the names of files in the formats that are read here: lower case, with the dot."""
     Image.init()
-    return frozenset(suffix for suffix, name in Image.EXTENSION.items() if name in _formats())
+    own = (suffix for suffix, name in Image.EXTENSION.items() if name in _formats())
+    return frozenset((*own, ".heic", ".heif"))
 
 
 @lru_cache

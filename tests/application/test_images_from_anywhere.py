@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from drawn_world import CLASSES, plain, stream_files, world
 from PIL import Image
-from torch.utils.data import ConcatDataset, DataLoader, Subset
+from torch.utils.data import ConcatDataset, Subset
 
 from openood_interneg.application.inputs import labelled_images, unlabelled_images
 from openood_interneg.data.any_image import open_image
@@ -140,7 +140,7 @@ def test_labels_of_a_data_set_are_matched_by_its_class_names(wrap, numbers):
     sources, labels = labelled_images(data, CLASSES)
     for source, label in zip(sources, labels, strict=True):
         assert CLASSES[label] in source
-    assert unlabelled_images(data) == sources
+    assert [image.read(0) for image in unlabelled_images(data)] == sources
 
 
 def test_proxies_of_a_folder_do_not_depend_on_the_order_of_the_names():
@@ -162,14 +162,11 @@ def test_case_spaces_and_several_names_of_a_class_match_as_for_subfolders():
 
 def test_a_data_set_with_other_classes_is_refused():
     image = Image.new("RGB", (4, 4))
-    with pytest.raises(DetectorError, match=r"class 1 \(n01443537\) is not among the class names"):
+    with pytest.raises(DetectorError, match=r"class names: class 1 \(n01443537\)"):
         labelled_images(Folder(["star", "n01443537"], [(image, 0), (image, 1)]), ["star", "fish"])
     one, other = Folder(["a", "b"], [(image, 0)]), Folder(["b", "a"], [(image, 0)])
-    with pytest.raises(DetectorError, match="number other classes alike"):
+    with pytest.raises(ImageError, match="number other classes alike"):
         labelled_images(ConcatDataset([one, other]), ["a", "b"])
-    loader = DataLoader(of_classes(CLASSES), batch_size=2)
-    with pytest.raises(DetectorError, match="a data set, not a loader"):
-        labelled_images(loader, CLASSES)
 
 
 def test_pairs_with_numbers_are_taken_by_place():

@@ -11,6 +11,7 @@ from drawn_world import CLASSES, fitted, stream_files, world
 from openood_interneg.application.state import StateError, read_state, sweep, write_state
 from openood_interneg.cli.score import parse_protections
 from openood_interneg.cli.score_input import open_input
+from openood_interneg.data.images import ImageError
 from openood_interneg.detectors.base import DetectorError
 from openood_interneg.settings import SettingsError
 
@@ -156,7 +157,7 @@ def test_what_does_not_fit_is_refused(run, listed, tmp_path):
 
 
 def test_input_is_checked_before_work_starts(tmp_path):
-    with pytest.raises(DetectorError, match="no file in the folder"):
+    with pytest.raises(ImageError, match="no file in the folder"):
         open_input(str(tmp_path))
     with pytest.raises(DetectorError, match="no folder, image or list"):
         open_input(str(tmp_path / "none"))
