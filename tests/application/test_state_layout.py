@@ -51,7 +51,7 @@ META = {
     "preprocess": "interpolation mean resize size std variant",
     "protections": "admissions diversity id_guard max_age",
     "random": "draws key seed",
-    "reading": "exif max_aspect max_bytes max_pixels",
+    "reading": "bits exif max_aspect max_bytes max_pixels",
     "stream": "begun failed names note position",
     "threshold": "alpha fixed given mode tpr",
 }
