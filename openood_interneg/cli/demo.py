@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
+from openood_interneg.cli.demo_page import open_page
 from openood_interneg.cli.evaluate import DEFAULT_METHODS, evaluate
 from openood_interneg.cli.workspace import WorkspaceOptions, check_out_folder, draw_miniature
+from openood_interneg.data.store import default_root
 
 
 def demo(
@@ -20,6 +22,9 @@ def demo(
     cache_dir: Annotated[
         Path | None, typer.Option(help="Where images and features are kept.")
     ] = None,
+    show: Annotated[
+        bool, typer.Option("--open", help="Write a page with images, too, and open it.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the table.")] = False,
 ) -> None:
     """Draw the miniature benchmark and evaluate methods on it, by the code path of `eval`.
@@ -28,7 +33,7 @@ def demo(
     The CLIP is small, but real: its text tower knows WordNet's words.
     """
     check_out_folder(out)
-    evaluate(
+    evaluation = evaluate(
         settings={},
         workspace=WorkspaceOptions(
             data_root=draw_miniature(cache_dir, quiet),
@@ -40,6 +45,9 @@ def demo(
         seeds=seeds,
         out=out,
     )
+    if show:
+        folder = out or cache_dir or default_root()
+        open_page(folder / "demo.html", evaluation.results, evaluation.benchmark, quiet)
 
 
 command = demo

@@ -19,6 +19,7 @@ from openood_interneg.cli.workspace import (
     open_workspace,
     with_workspace,
 )
+from openood_interneg.evaluation.evaluate import Evaluation
 from openood_interneg.evaluation.image_scores import write_image_scores
 from openood_interneg.evaluation.protocols import Batch, check_protocol
 from openood_interneg.evaluation.provenance import run_record
@@ -42,7 +43,7 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(help="Folder for results.json, .csv and scores.")
     ] = None,
-) -> None:
+) -> Evaluation:
     """Evaluate methods on a benchmark and print a table.
 
     Images are encoded once and kept; every method, seed and protocol is a replay.
@@ -118,6 +119,7 @@ def evaluate(
                 quiet,
             )
         say(f"results in {out}", quiet)
+    return evaluation
 
 
 def parse_seeds(text: str) -> list[int]:

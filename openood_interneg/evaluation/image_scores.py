@@ -35,7 +35,7 @@ def image_frame(results: Results, benchmark: Benchmark) -> pd.DataFrame:
     Returns:
         One row per method, seed, stream (the OOD set that the ID images were scored with) and
         image, ID images first: `file`; `set`, "id" or the OOD set's name; `label`, the true class
-        of an ID image, else None; `prediction`, the nearest class; `score`, float64, high = ID;
+        of an ID image, else missing; `prediction`, the nearest class; `score`, float64, high = ID;
         `p`, float64, NaN where the method has no p-values.
     """
     import pandas as pd
