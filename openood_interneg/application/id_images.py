@@ -11,25 +11,30 @@ import torch
 from torch import Tensor
 
 from openood_interneg.data.digests import bytes_digest, tensor_digest, texts_digest
+from openood_interneg.data.image_entries import Deferred
 from openood_interneg.data.image_sources import is_path
 from openood_interneg.data.images import ImageError
 from openood_interneg.vlm.text_files import read_bytes
 
 
 def images_digest(sources: Sequence[Any], labels: np.ndarray) -> str:
-    """Digest of labelled image files by name, label and size; empty for images in memory."""
+    """Digest of labelled image files, also in archives, by name, label and size; empty for images
+    in memory."""
     lines = []
     for source, label in zip(sources, labels.tolist(), strict=True):
-        if not is_path(source):
+        if isinstance(source, Deferred) and source.size is not None:
+            path, size = Path(source.name), source.size
+        elif is_path(source):
+            path = Path(source)
+            size = path.stat().st_size if path.is_file() else -1
+        else:
             return ""
-        path = Path(source)
-        size = path.stat().st_size if path.is_file() else -1
         lines.append(f"{path.parent.name}/{path.name} {label} {size}")
     return texts_digest(lines)
 
 
 def contents_digest(sources: Sequence[Any]) -> str:
-    """Digest of image files by their bytes; empty for images in memory.
+    """Digest of image files, also in archives, by their bytes; empty for images in memory.
 
     Names and sizes do not tell images apart: all bitmaps of one shape have one size.
 
@@ -38,9 +43,12 @@ def contents_digest(sources: Sequence[Any]) -> str:
     """
     digests = []
     for source in sources:
-        if not is_path(source):
+        if isinstance(source, Deferred) and source.size is not None:
+            data = source.read(source.size)
+        elif is_path(source):
+            data = read_bytes(Path(source), ImageError)
+        else:
             return ""
-        data = read_bytes(Path(source), ImageError)
         digests.append(bytes_digest(data))
     return texts_digest(digests)
 

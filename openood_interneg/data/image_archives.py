@@ -105,7 +105,7 @@ def _deferred(path: Path, member: tarfile.TarInfo) -> Deferred:
             file.seek(begin)
             return file.read(size)
 
-    return Deferred(read, name)
+    return Deferred(read, name, size)
 
 
 def _label(path: Path, archive: tarfile.TarFile, sample: dict[str, tarfile.TarInfo]) -> Any:

@@ -38,10 +38,12 @@ class Deferred:
     Attributes:
         read: called with the largest number of bytes that it may bring; gives the image.
         name: what messages and results call it; empty for images without a name.
+        size: of a file, whose bytes `read` gives; None for images that are no files.
     """
 
     read: Callable[[int], Any]
     name: str = ""
+    size: int | None = None
 
 
 def is_undecoded(value: Any) -> bool:

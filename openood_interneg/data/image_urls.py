@@ -70,5 +70,8 @@ def read_url(url: str, allowed: Sequence[str], max_bytes: int) -> bytes:
         with fsspec.open(url, "rb") as file:
             data: bytes = file.read(max_bytes + 1)
     except Exception as error:  # each file system has errors of its own
-        raise ImageError(f"cannot read the image {name}: {first_line(error)}") from error
+        remedy = ""
+        if isinstance(error, ImportError):
+            remedy = "; https comes with pip install 'openood-interneg[url]'"
+        raise ImageError(f"cannot read the image {name}: {first_line(error)}{remedy}") from error
     return data

@@ -16,6 +16,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms.functional import pil_to_tensor
 
 from openood_interneg.application.inputs import labelled_images, names_in, unlabelled_images
+from openood_interneg.application.state import StateError
 from openood_interneg.data.any_image import ImageLimits, as_image
 from openood_interneg.data.classnames import class_names
 from openood_interneg.data.images import ImageError
@@ -120,6 +121,16 @@ def test_names_of_streamed_images_let_a_run_be_resumed(tmp_path):
     again = fitted(batch_size=4).load(tmp_path / "state")
     rest = [e for b in again.stream(path, resume=True) for e in b]
     assert rest == whole[4:]
+
+
+def test_a_state_knows_the_id_images_of_its_archive(tmp_path):
+    path = as_tar(tmp_path / "x.tar", id_pairs(8))
+    plain(gamma=0.5).fit(CLASSES, path, calibrate=False).save(tmp_path / "state")
+    again = plain(gamma=0.5).load(tmp_path / "state", class_names=CLASSES, id_images=path)
+    assert again.class_names == tuple(CLASSES)
+    as_tar(path, [(file, kind) for file, kind in id_pairs(9) if file.stem != "00"])
+    with pytest.raises(StateError, match="ID images"):
+        plain(gamma=0.5).load(tmp_path / "state", class_names=CLASSES, id_images=path)
 
 
 def test_a_mapping_with_class_names_that_data_sets_use():

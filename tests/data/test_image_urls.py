@@ -61,10 +61,17 @@ def test_allowed_schemes_are_read_within_the_limits(tmp_path):
     assert as_sources(tmp_path / "a.csv") == [url]
 
 
-def test_a_file_system_that_lacks_says_so():
+def test_a_file_system_that_lacks_says_so(monkeypatch):
     pytest.importorskip("fsspec")
     with pytest.raises(ImageError, match="nonsense://a.png: "):
         as_image("nonsense://a.png", ImageLimits(urls=("nonsense",)))
+
+    def lacks(*args, **more):
+        raise ImportError("HTTPFileSystem requires aiohttp")
+
+    monkeypatch.setattr("fsspec.open", lacks)
+    with pytest.raises(ImageError, match=r"requires aiohttp; .*'openood-interneg\[url\]'"):
+        as_image("https://host/a.png", ImageLimits(urls=("https",)))
 
 
 def test_settings_of_urls(monkeypatch):
