@@ -66,6 +66,7 @@ def _along(cells: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -> Fi
             ax.set_ylabel(f"{measure} (%)")
             ax.set_title(how)
             if row:
+                ax.sharey(axes[0][column])
                 ax.set_xlabel("% of the stream")
     axes[0][0].legend()
     style.legend_below(figure, axes[0][0])

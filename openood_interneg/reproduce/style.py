@@ -129,7 +129,8 @@ def legend_below(figure: Figure, ax: Axes) -> None:
     """Puts the legend of an axis below the figure."""
     if (legend := ax.get_legend()) is not None:
         legend.remove()
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    handles, labels = ax.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
 
 
 def as_svg(figure: Figure, prefix: str) -> str:
