@@ -3,6 +3,7 @@
 import atexit
 import functools
 import hashlib
+import importlib.util
 import shutil
 import tempfile
 import threading
@@ -14,6 +15,7 @@ from openood_interneg.application.detector import InterNegDetector
 from openood_interneg.demo.world import FAR_KINDS, ID_KINDS, NEAR_KINDS, draw, image_rng
 from openood_interneg.vlm.factory import load_backbone
 
+ROOT = Path(__file__).resolve().parents[2]
 CLASSES = ID_KINDS[:4]
 WORDS = (
     "dog river engine cloud ladder noise stripes checks dots texture pattern letter bird train "
@@ -79,6 +81,15 @@ def fitted(**values) -> InterNegDetector:
 @functools.lru_cache
 def reference() -> np.ndarray:
     return fitted().score(stream_files())
+
+
+def example(name: str):
+    """A script of `examples/` as a module."""
+    path = ROOT / "examples" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"example_{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def in_threads(jobs):

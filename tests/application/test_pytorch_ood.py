@@ -31,6 +31,7 @@ def test_scores_are_the_detectors_with_the_other_sign(name):
     torch.testing.assert_close(ours(batch(ours)), -own)
     features = 3 * ours.encode(batch(ours))  # any length
     torch.testing.assert_close(ours.predict_features(features), -own)
+    assert detector.memory_bytes == 0
 
 
 def test_mcm_is_theirs():
