@@ -48,7 +48,12 @@ class Deferred:
 
 def is_undecoded(value: Any) -> bool:
     """Whether a value is an image as `datasets` holds it undecoded: its bytes, or its path."""
-    return isinstance(value, Mapping) and set(value) == {"bytes", "path"}
+    if not isinstance(value, Mapping) or set(value) != {"bytes", "path"}:
+        return False
+    data, path = value["bytes"], value["path"]
+    if path is None:
+        return isinstance(data, bytes)
+    return isinstance(path, str) and (data is None or isinstance(data, bytes))
 
 
 def of_item(item: Any) -> Iterator[Entry]:
@@ -118,7 +123,11 @@ def _of_pair(images: Any, labels: Any) -> Iterator[Entry]:
     if not several:
         yield Entry(images, plain_label(labels))
         return
-    found = [None] * len(images) if labels is None else list(labels)
+    if labels is None:
+        labels = [None] * len(images)
+    elif not isinstance(labels, (list, tuple)) and getattr(labels, "ndim", 0) == 0:
+        labels = [labels]
+    found = list(labels)
     if len(found) != len(images):
         raise ImageError(f"a batch of {len(images)} images has {len(found)} labels")
     for image, label in zip(images, found, strict=True):

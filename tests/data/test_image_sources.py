@@ -128,6 +128,8 @@ def test_what_operating_systems_leave_is_skipped_with_a_count(tmp_path):
         (3.5, "not as float"),
         (None, "not as NoneType"),
         ((pixels(10, 20), [1]), "a batch of 2 images has 1 labels"),
+        ([(pixels(10, 20), 1)], "a batch of 2 images has 1 labels"),
+        ([{"image": [png(10)] * 3, "label": "cat"}], "a batch of 3 images has 1 labels"),
     ],
 )
 def test_what_carries_no_images_is_refused(data, message):
@@ -150,6 +152,7 @@ def failing(most):
         (Deferred(lambda most: 3), "not int"),
         ({"bytes": None, "path": "none.png"}, r"none\.png: No such file"),
         ({"a": 1}, "not dict"),
+        ({"bytes": 0, "path": None}, "not dict"),
         ((1, 2, 3), "not tuple"),
     ],
 )
