@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from openood_interneg.data.class_folders import loose
 from openood_interneg.data.classnames import imagenet_ids
 from openood_interneg.detectors.base import DetectorError
 from openood_interneg.settings import shown
@@ -48,11 +48,6 @@ def places_of(
             "class name) pairs of the classes that you have"
         )
     return np.array([found[label] for label in labels], dtype=np.int64)
-
-
-def loose(name: str) -> str:
-    """A name without what differs between file names and writing: case, spaces, underscores."""
-    return " ".join(re.sub(r"[\s_/\\:-]+", " ", name).casefold().split())
 
 
 class _Names:

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from openood_interneg.application.class_labels import loose, places_of
-from openood_interneg.data.class_folders import class_folders
-from openood_interneg.data.classnames import ClassNameError, class_names, imagenet_ids
+from openood_interneg.application.class_labels import places_of
+from openood_interneg.data.class_folders import class_folders, folders_of
+from openood_interneg.data.classnames import ClassNameError, class_names
 from openood_interneg.data.image_datasets import is_hugging_face
 from openood_interneg.data.image_entries import Entry, image_key
-from openood_interneg.data.image_folders import is_systems_folder, listed_files, warn_of_left
+from openood_interneg.data.image_folders import listed_files, warn_of_left
 from openood_interneg.data.image_sources import LISTS, as_sources, carried
 from openood_interneg.data.image_urls import is_url
 from openood_interneg.detectors.base import DetectorError
@@ -141,35 +141,10 @@ def _by_subfolder(folder: Path, names: Sequence[str]) -> dict[int, list[Path]]:
             f"{folder} is no folder of ID images, and no list, table or archive of them "
             f"({', '.join(sorted(LISTS))})"
         )
-    present = {
-        p.name: p for p in sorted(folder.iterdir()) if p.is_dir() and not is_systems_folder(p.name)
-    }
-    loosely: dict[str, Path | None] = {}
-    for name, path in present.items():
-        loosely[loose(name)] = None if loose(name) in loosely else path  # None: ambiguous
-    of_ids = {label: present[name] for name, label in imagenet_ids(present, names).items()}
     found: dict[int, list[Path]] = {}
     left: Counter[str] = Counter()
-    missing: list[str] = []
-    taken: dict[Path, int] = {}
-    for label, name in enumerate(names):
-        of_class = present.get(name) or loosely.get(loose(name)) or of_ids.get(label)
-        if of_class is None:
-            missing.append(name)
-        elif of_class in taken:
-            raise DetectorError(
-                f"the classes {names[taken[of_class]]!r} and {name!r} would both get the images of "
-                f"{of_class}; name one subfolder exactly like each class"
-            )
-        else:
-            taken[of_class] = label
-            found[label], skipped = listed_files(of_class)
-            left += skipped
+    for label, of_class in enumerate(folders_of(folder, names, DetectorError)):
+        found[label], skipped = listed_files(of_class)
+        left += skipped
     warn_of_left(folder, left)
-    if missing:
-        raise DetectorError(
-            f"{folder} has no subfolder for {len(missing)} of {len(names)} classes: "
-            f"{', '.join(map(repr, missing[:5]))}{', ...' if len(missing) > 5 else ''}; name the "
-            "subfolders like the classes (case, spaces, underscores and slashes do not matter)"
-        )
     return found

@@ -32,6 +32,14 @@ NearFolders = Annotated[
     list[str] | None,
     typer.Option(help="The same for a near OOD set.", rich_help_panel=FOLDERS),
 ]
+FolderClasses = Annotated[
+    str | None,
+    typer.Option(
+        help="Names of the classes (a text file, or a known set such as imagenet) that the "
+        "subfolders are matched to; default: the subfolders' own.",
+        rich_help_panel=FOLDERS,
+    ),
+]
 TrainFolder = Annotated[
     Path | None,
     typer.Option(

@@ -23,6 +23,7 @@ def chosen_folders(
     ood: Sequence[str] | None,
     train: Path | None,
     train_per_class: int | None,
+    classes: str | None,
 ) -> FolderSpec | None:
     """The folders of --id and its companions, or of a --bench that is a folder; None for others.
 
@@ -38,6 +39,11 @@ def chosen_folders(
     if id_folder is not None and bench is not None:
         raise SettingsError("--id and --bench each give the ID images; give one of them")
     if id_folder is None and root is None:
+        if classes is not None:
+            raise SettingsError(
+                "--classes names the subfolders of --id FOLDER or --bench FOLDER; this benchmark "
+                "names its classes itself"
+            )
         if train_per_class is not None:
             raise SettingsError(
                 "--train-per-class splits folders (--id FOLDER, --bench FOLDER); this benchmark's "
@@ -48,10 +54,11 @@ def chosen_folders(
         raise SettingsError("--data-root goes with lists of images; folders have them in them")
     per_class = TRAIN_PER_CLASS if train_per_class is None else train_per_class
     if id_folder is not None:
-        spec = folder_spec(id_folder, _sets(ood, "--ood"), _sets(near, "--near"), train, per_class)
+        sets = (_sets(ood, "--ood"), _sets(near, "--near"))
+        spec = folder_spec(id_folder, *sets, train, per_class, classes)
     else:
         assert root is not None
-        spec = read_bench_folder(root, per_class)
+        spec = read_bench_folder(root, per_class, classes)
     if spec.train is not None and train_per_class is not None:
         raise SettingsError(
             f"the images for proxies are those of {spec.train}; leave --train-per-class out"

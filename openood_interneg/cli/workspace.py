@@ -18,6 +18,7 @@ from openood_interneg.cli.arguments import (
     DataRoot,
     Device,
     EncodeBatch,
+    FolderClasses,
     FullSpectrum,
     IdFolder,
     Limit,
@@ -33,13 +34,7 @@ from openood_interneg.cli.arguments import (
     TrainPerClass,
     with_parameters,
 )
-from openood_interneg.cli.console import (
-    Advance,
-    progress_bars,
-    say,
-    system_error,
-    warnings_told,
-)
+from openood_interneg.cli.console import Advance, progress_bars, say, system_error, warnings_told
 from openood_interneg.cli.folders import as_given, chosen_folders
 from openood_interneg.data.benchmark import Benchmark
 from openood_interneg.data.benchmark_yaml import load_benchmark
@@ -66,6 +61,7 @@ class WorkspaceOptions:
     id_folder: IdFolder = None
     ood: OodFolders = None
     near: NearFolders = None
+    classes: FolderClasses = None
     train: TrainFolder = None
     train_per_class: TrainPerClass = None
     backbone: BackboneName = None
@@ -174,6 +170,7 @@ def _open_benchmark(options: WorkspaceOptions, quiet: bool) -> Benchmark:
         options.ood,
         options.train,
         options.train_per_class,
+        options.classes,
     )
     if spec is None:
         return open_benchmark(

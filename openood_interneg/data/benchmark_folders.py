@@ -5,19 +5,23 @@ per OOD set.
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-import numpy as np
-
 from openood_interneg.data.benchmark import Benchmark
-from openood_interneg.data.class_folders import class_folders
-from openood_interneg.data.image_folders import image_files, is_systems_folder
+from openood_interneg.data.class_folders import class_folders, folders_of
+from openood_interneg.data.classnames import class_names
+from openood_interneg.data.image_folders import is_systems_folder
 from openood_interneg.data.image_lists import BenchmarkError, ImageList
-from openood_interneg.data.images import image_suffixes, printable
+from openood_interneg.data.images import printable
+from openood_interneg.data.listed_folders import (
+    is_image,
+    labelled_list,
+    some_names,
+    unlabelled_list,
+)
 from openood_interneg.data.splitting import split_off
 
 PathLike = str | os.PathLike[str]
@@ -38,6 +42,7 @@ def benchmark_from_folders(
     *,
     train: PathLike | None = None,
     train_per_class: int = TRAIN_PER_CLASS,
+    classes: str | Path | Sequence[str] | None = None,
     limit: int | None = None,
 ) -> Benchmark:
     """A benchmark out of folders of images.
@@ -53,6 +58,9 @@ def benchmark_from_folders(
             tested.
         train_per_class: without `train`, so many images of each class are set apart for proxies
             and not tested: those whose names' hashes come first, at most half of the class.
+        classes: names in label order, a file of them or a known set, to which the subfolders are
+            matched; ImageNet's names fit subfolders named by WordNet ids. By default the
+            subfolders' own names, sorted.
         limit: at most this many images of each test and OOD set, drawn evenly.
 
     Raises:
@@ -60,7 +68,7 @@ def benchmark_from_folders(
             a class without images; sets that share a name; no OOD set.
         ClassNameError: class names that cannot be told apart, or are no text.
     """
-    return folder_spec(id_folder, ood, near, train, train_per_class).read(limit)
+    return folder_spec(id_folder, ood, near, train, train_per_class, classes).read(limit)
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,7 @@ class FolderSpec:
         far: those of the far ones.
         train: folder of the ID images for proxies, or None to split them off.
         train_per_class: how many of each class are split off, at most.
+        classes: names in label order, or None for the subfolders' own.
     """
 
     name: str
@@ -82,6 +91,7 @@ class FolderSpec:
     far: tuple[tuple[str, Path], ...]
     train: Path | None = None
     train_per_class: int = TRAIN_PER_CLASS
+    classes: tuple[str, ...] | None = None
 
     def read(self, limit: int | None = None) -> Benchmark:
         """Looks for the images; raises as `benchmark_from_folders` does."""
@@ -91,26 +101,27 @@ class FolderSpec:
                 "OOD images (--ood FOLDER or --near FOLDER)"
             )
         self._check_folders()
-        classes = class_folders(self.id_folder, BenchmarkError)
-        if len(classes) > 1 and {name.casefold() for name in classes} <= SPLITS:
+        classes = self._classes(self.id_folder)
+        names = [name for name, _ in classes]
+        if len(names) > 1 and {name.casefold() for name in names} <= SPLITS:
             raise BenchmarkError(
-                f"the subfolders of {self.id_folder} ({', '.join(classes)}) are splits, not "
+                f"the subfolders of {self.id_folder} ({', '.join(names)}) are splits, not "
                 "classes: give the one to be tested with --id, and the one for the proxies with "
                 "--train"
             )
-        test = self._labelled(self.id_folder, classes)
+        test = labelled_list(self.name, self.id_folder, classes)
         train: ImageList | None
         if self.train is not None:
-            theirs = class_folders(self.train, BenchmarkError)
-            _check_same_classes(self.id_folder, classes, self.train, theirs)
-            train = self._labelled(self.train, theirs)
+            theirs = self._classes(self.train)
+            _check_same_classes(self.id_folder, names, self.train, [name for name, _ in theirs])
+            train = labelled_list(self.name, self.train, theirs)
         else:
             train, test = split_off(test, self.train_per_class)
         near, far = (
-            tuple(_unlabelled(name, folder).evenly(limit) for name, folder in group)
+            tuple(unlabelled_list(name, folder).evenly(limit) for name, folder in group)
             for group in (self.near, self.far)
         )
-        return Benchmark(self.name, tuple(classes), train, test.evenly(limit), near, far)
+        return Benchmark(self.name, tuple(names), train, test.evenly(limit), near, far)
 
     def told(self, benchmark: Benchmark) -> str:
         """What is tested, and by which rule images were set apart, for people.
@@ -151,23 +162,18 @@ class FolderSpec:
                     "two sets; give folders that share nothing"
                 )
 
-    def _labelled(self, folder: Path, classes: Mapping[str, Path]) -> ImageList:
-        loose = [path for path in sorted(folder.iterdir()) if path.is_file() and _is_image(path)]
-        if loose:
+    def _classes(self, folder: Path) -> list[tuple[str, Path]]:
+        """Names and subfolders of the classes, in label order."""
+        if self.classes is None:
+            return list(class_folders(folder, BenchmarkError).items())
+        matched = folders_of(folder, self.classes, BenchmarkError)
+        more = [path.name for path in _subfolders(folder) if path not in matched]
+        if more:
             raise BenchmarkError(
-                f"{len(loose)} images lie in {folder} itself, beside the subfolders of its "
-                f"classes (first: {printable(loose[0].name)}); put each into its class's subfolder"
+                f"{len(more)} subfolders of {folder} are none of the {len(self.classes)} classes: "
+                f"{some_names(more)}; name these classes, too, or take the subfolders away"
             )
-        found = [_images_below(of_class, name, folder) for name, of_class in classes.items()]
-        empty = [name for name, paths in zip(classes, found, strict=True) if not paths]
-        if empty:
-            some = ", ".join(repr(name) for name in empty[:5])
-            raise BenchmarkError(
-                f"{len(empty)} of {len(classes)} classes have no image in {folder}: {some}"
-                f"{', ...' if len(empty) > 5 else ''}; add images, or take the subfolders away"
-            )
-        labels = np.repeat(np.arange(len(found)), [len(paths) for paths in found])
-        return ImageList(self.name, folder, tuple(p for paths in found for p in paths), labels)
+        return list(zip(self.classes, matched, strict=True))
 
 
 def folder_spec(
@@ -176,6 +182,7 @@ def folder_spec(
     near: Folders,
     train: PathLike | None,
     train_per_class: int,
+    classes: str | Path | Sequence[str] | None,
 ) -> FolderSpec:
     """What `benchmark_from_folders` reads, under the same names."""
     return FolderSpec(
@@ -185,10 +192,15 @@ def folder_spec(
         tuple(_named(ood)),
         None if train is None else Path(train).expanduser(),
         train_per_class,
+        None if classes is None else class_names(classes),
     )
 
 
-def read_bench_folder(folder: PathLike, train_per_class: int = TRAIN_PER_CLASS) -> FolderSpec:
+def read_bench_folder(
+    folder: PathLike,
+    train_per_class: int = TRAIN_PER_CLASS,
+    classes: str | Path | Sequence[str] | None = None,
+) -> FolderSpec:
     """A benchmark's folder: `id/` with one subfolder per class, and OOD sets in `ood/`, or in
     `near/` and `far/`; `train/`, like `id/`, if there are images for proxies alone.
 
@@ -213,7 +225,7 @@ def read_bench_folder(folder: PathLike, train_per_class: int = TRAIN_PER_CLASS) 
     for group, kind in GROUPS.items():
         if group in there:
             own = list(_subfolders(there[group]))
-            loose = [path.name for path in there[group].iterdir() if _is_image(path)]
+            loose = [path.name for path in there[group].iterdir() if is_image(path)]
             if own and loose:
                 raise BenchmarkError(
                     f"{there[group]} has images of its own (first: {printable(min(loose))}) beside "
@@ -227,6 +239,7 @@ def read_bench_folder(folder: PathLike, train_per_class: int = TRAIN_PER_CLASS) 
         tuple(sets["far"]),
         there.get("train"),
         train_per_class,
+        None if classes is None else class_names(classes),
     )
 
 
@@ -248,52 +261,14 @@ def _subfolders(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_dir() and not is_systems_folder(p.name))
 
 
-def _unlabelled(name: str, folder: Path) -> ImageList:
-    paths = _images_below(folder, name, folder)
-    if not paths:
-        raise BenchmarkError(f"there is no image in {folder}, the folder of the OOD set '{name}'")
-    return ImageList(name, folder, tuple(paths), np.full(len(paths), -1, dtype=np.int64))
-
-
-def _images_below(folder: Path, what: str, root: Path) -> list[str]:
-    """Paths of the images below a folder, from `root`, with `/` on every system."""
-    images: list[Path] = []
-    others: list[Path] = []
-    for path in image_files(folder):
-        (images if _is_image(path) else others).append(path)
-    if others:
-        warnings.warn(
-            f"'{what}': {len(others)} files in {folder} are left out, since their names end like "
-            f"no image's that is read here (first: {printable(others[0].name)})",
-            stacklevel=2,
-        )
-    return [_text_path(path.relative_to(root)) for path in images]
-
-
-def _text_path(path: Path) -> str:
-    text = path.as_posix()
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # ids of images are made of their names
-        raise BenchmarkError(
-            f"the name of the image {printable(text)} is not UTF-8; rename the file"
-        ) from None
-    return text
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in image_suffixes() and not path.name.startswith(".")
-
-
 def _check_same_classes(
-    folder: Path, classes: Iterable[str], train: Path, theirs: Iterable[str]
+    folder: Path, classes: Sequence[str], train: Path, theirs: Sequence[str]
 ) -> None:
-    missing = [name for name in classes if name not in set(theirs)]
-    more = [name for name in theirs if name not in set(classes)]
+    missing = [name for name in classes if name not in theirs]
+    more = [name for name in theirs if name not in classes]
     for names, there, here in ((missing, folder, train), (more, train, folder)):
         if names:
-            some = ", ".join(repr(name) for name in names[:5])
             raise BenchmarkError(
-                f"{len(names)} classes of {there} are not in {here}: {some}"
-                f"{', ...' if len(names) > 5 else ''}; both need the same subfolders"
+                f"{len(names)} classes of {there} are not in {here}: {some_names(names)}; both "
+                "need the same subfolders"
             )

@@ -106,6 +106,8 @@ def test_a_file_that_is_no_image_is_one_line_of_warning(zoo, interneg, tmp_path)
             ("--id", "id", "--ood", "ood", "--train", "id", "--train-per-class", 2),
             "leave --train-per-class out",
         ),
+        (("--bench", "cifar10", "--classes", "cifar10"), "--classes names the subfolders"),
+        (("--bench", ".", "--classes", "cifar10"), "no subfolder for 10 of 10 classes: 'airplane'"),
         (("--bench", "id"), "id has no subfolder id; a benchmark's folder has id/CLASS/"),
     ],
 )

@@ -4,6 +4,7 @@ import os
 import shutil
 
 import pytest
+from helpers import silent
 
 from openood_interneg import benchmark_from_folders, load_benchmark
 from openood_interneg.data.benchmark_files import read_source
@@ -99,8 +100,14 @@ def test_one_set_without_a_subfolder_has_the_groups_name(tmp_path):
 def test_files_that_are_no_images_are_left_out_and_told(own):
     fill(own / "far" / "cars", "README.txt", ".DS_Store", "Thumbs.db", ".hidden/a.png", "a.JPEG")
     fill(own / "id", ".cache/a.png")
-    with pytest.warns(UserWarning, match=r"'cars': \d files in .* \(first: README.txt\)"):
+    fill(own / "id", "cat/a.txt", "dog/b.txt", "__MACOSX/._a.png")
+    with pytest.warns(UserWarning) as told:
         b = load_benchmark(own)
+    texts = [str(warning.message) for warning in told]
+    assert len(texts) == 3  # one for each folder that was given, not for each class
+    assert "2 files in " in texts[0] and "(first: cat/a.txt)" in texts[0]
+    assert "2 files or folders of the operating system" in texts[1]
+    assert "1 files in " in texts[2] and "(first: README.txt)" in texts[2]
     assert len(b.far[0]) == 6 and len(b.class_names) == 3
     assert {".png", ".jpg", ".webp"} <= image_suffixes()
     assert not {".pdf", ".eps", ".txt", ".mpg"} & image_suffixes()
@@ -180,3 +187,26 @@ def test_a_name_that_is_not_utf8_is_refused(own):
         pytest.skip("the file system takes UTF-8 names only")
     with pytest.raises(BenchmarkError, match="is not UTF-8; rename the file"):
         load_benchmark(own)
+
+
+def test_class_names_are_matched_to_subfolders(own):
+    far = own / "far" / "noise"
+    b = benchmark_from_folders(own / "id", far, classes=["Polar-Bear", "dog", "cat"])
+    assert b.class_names == ("Polar-Bear", "dog", "cat")
+    assert [path.split("/")[0] for path in b.test.paths[-3:]] == ["cat"] * 3
+    assert b.test.labels.tolist()[-3:] == [2] * 3
+    with pytest.raises(BenchmarkError, match="1 subfolders of .* none of the 2 classes: 'cat'"):
+        benchmark_from_folders(own / "id", far, classes=["polar bear", "dog"])
+    with pytest.raises(BenchmarkError, match="no subfolder for 1 of 4 classes: 'emu'"):
+        benchmark_from_folders(own / "id", far, classes=["polar bear", "dog", "cat", "emu"])
+
+
+def test_imagenets_names_fit_subfolders_named_by_wordnet_ids(tmp_path):
+    for i in range(200):
+        many(tmp_path / "val" / f"n{10**6 + i:08}", 2)
+    far = many(tmp_path / "far", 1)
+    with silent():
+        b = benchmark_from_folders(tmp_path / "val", far, classes="imagenet200")
+    assert len(b.class_names) == 200
+    at = b.test.labels.tolist().index(3)
+    assert b.test.paths[at].startswith("n01000003/")
