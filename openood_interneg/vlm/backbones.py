@@ -19,11 +19,10 @@ from openood_interneg.vlm.precision import COMPILE, PRECISIONS, CompiledTower, P
 from openood_interneg.vlm.preprocess import Preprocess
 from openood_interneg.vlm.prompts import fill
 from openood_interneg.vlm.pseudo_prompts import (
-    PLACEHOLDER,
     FullLengthPseudoPrompts,
     PseudoPrompts,
     TextTowerError,
-    placeholder_ids,
+    find_placeholder,
     pseudo_prompts,
 )
 from openood_interneg.vlm.text_tower import CausalTextTower, FullLengthTextTower
@@ -252,15 +251,15 @@ class Backbone:
         key = (tuple(templates), num_tokens, self.text_tower)
         cache = self.__dict__.setdefault("_pseudo_prompts", {})
         if key not in cache:
-            slots = " ".join([PLACEHOLDER] * num_tokens)
-            tokens = self.tokenizer([fill(template, f" {slots} ") for template in templates])
-            ids = placeholder_ids(self.tokenizer)
-            if len(ids) != 1:
+            found = find_placeholder(self.tokenizer, [fill(t, "") for t in templates])
+            if found is None:
                 raise TextTowerError(
-                    f"the tokenizer of {self.name} splits the placeholder '{PLACEHOLDER}' into "
-                    f"{len(ids)} tokens; modality inversion needs one"
+                    f"the tokenizer of {self.name} splits every placeholder that is known; "
+                    "modality inversion needs one that is a single token"
                 )
-            cache[key] = pseudo_prompts(self.text_tower, tokens, num_tokens, ids[0])
+            slots = " ".join([found[0]] * num_tokens)
+            tokens = self.tokenizer([fill(template, f" {slots} ") for template in templates])
+            cache[key] = pseudo_prompts(self.text_tower, tokens, num_tokens, found[1])
         return cache[key]
 
 

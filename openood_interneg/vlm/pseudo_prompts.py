@@ -5,6 +5,8 @@ Everything before the hole is computed once. See `text_tower` for why this is ex
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,19 +18,41 @@ from openood_interneg.vlm.tokenizers import Tokenizer
 from openood_interneg.vlm.tower_weights import causal_bias
 
 PLACEHOLDER = "$"
+# SigLIP's tokenizers drop punctuation; a letter or a rare word stands in there.
+_PLACEHOLDERS = (PLACEHOLDER, "q", "x", "z", "zebra", "kiosk")
 
 
 class TextTowerError(InternegError, ValueError):
     """A prompt that cannot hold the pseudo-tokens."""
 
 
-def placeholder_ids(tokenizer: Tokenizer) -> list[int]:
+def placeholder_ids(tokenizer: Tokenizer, placeholder: str = PLACEHOLDER) -> list[int]:
     """Ids of the placeholder, from the tokenizer itself: what differs from blank text.
 
     Pseudo-tokens need one; several mean that the tokenizer splits the placeholder.
     """
-    filled, blank = tokenizer([PLACEHOLDER, ""])
+    filled, blank = tokenizer([placeholder, ""])
     return [t for t in filled.tolist() if t not in set(blank.tolist())]
+
+
+def find_placeholder(tokenizer: Tokenizer, blank_prompts: Sequence[str]) -> tuple[str, int] | None:
+    """A text that is one token, which the prompts without it do not have, and that token's id.
+
+    Args:
+        tokenizer: of the model.
+        blank_prompts: the templates with nothing in them.
+
+    Returns:
+        None where there is no such text.
+    """
+    used = set(tokenizer(list(blank_prompts)).flatten().tolist())
+    for text in _PLACEHOLDERS:
+        ids = placeholder_ids(tokenizer, text)
+        if text == PLACEHOLDER and len(ids) == 1:
+            return text, ids[0]  # a prompt that has it, too, is refused by name
+        if len(ids) == 1 and ids[0] not in used:
+            return text, ids[0]
+    return None
 
 
 def pseudo_prompts(

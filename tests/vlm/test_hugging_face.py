@@ -11,6 +11,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from openood_interneg import load_backbone
+from openood_interneg.negatives.stored_inversion import live_inverter
+from openood_interneg.settings import InterNegSettings
 from openood_interneg.vlm.clip_weights import CheckpointError
 from openood_interneg.vlm.dual_encoder import DualEncoder
 from openood_interneg.vlm.hf_layout import hf_preprocess, openai_layout
@@ -345,11 +347,53 @@ def test_clip_of_transformers(tmp_path, act):
 
 
 @pytest.mark.slow
+def test_another_dual_encoder_of_transformers(tmp_path):
+    """Chinese CLIP: a BERT as text tower, whose padding is not attended to."""
+    transformers = pytest.importorskip("transformers")
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *"a photo of cat dogs an old boat .".split(),
+    ]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    tokenizer = transformers.BertTokenizer(str(tmp_path / "vocab.txt"))
+    tokenizer.save_pretrained(tmp_path)
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2}
+    made = randomised(
+        transformers.ChineseCLIPModel(
+            transformers.ChineseCLIPConfig(
+                text_config={**sizes, **heads, "vocab_size": 20, "max_position_embeddings": 16},
+                vision_config={**sizes, **heads, "image_size": 32, "patch_size": 16},
+                projection_dim=24,
+            )
+        )
+    )
+    made.save_pretrained(tmp_path)
+    squash = {"size": {"height": 32, "width": 32}, "do_center_crop": False}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(squash))
+    backbone = load_backbone(str(tmp_path))
+    pixels = torch.stack([backbone.preprocess.transform()(photograph(50, 40))])
+    texts = tokenizer(TEXTS, padding="max_length", max_length=16, return_tensors="pt")
+    with torch.no_grad():
+        found = made.get_image_features(pixel_values=pixels), made.get_text_features(**texts)
+    rows = [getattr(f, "pooler_output", f) for f in found]
+    for mine, row in zip(
+        (backbone.encode_image(pixels), backbone.encode_text(TEXTS)), rows, strict=True
+    ):
+        expected = torch.nn.functional.normalize(row, dim=-1)
+        torch.testing.assert_close(mine, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
 def test_siglip_of_transformers(tmp_path):
     transformers = pytest.importorskip("transformers")
     pieces = pytest.importorskip("sentencepiece")
     corpus = tmp_path / "corpus.txt"
-    corpus.write_text("\n".join(["a photo of a cat", "an old rusty boat", "dogs in a park"] * 50))
+    corpus.write_text("\n".join(["a photo of a cat", "an old rusty boat", "dogs q q q q q"] * 50))
     pieces.SentencePieceTrainer.train(
         input=str(corpus),
         model_prefix=str(tmp_path / "spiece"),
@@ -383,6 +427,10 @@ def test_siglip_of_transformers(tmp_path):
     expected = expected_features(made, exact, torch.tensor(ids), shapes)
     for mine, other in zip(features(backbone, shapes), expected, strict=True):
         torch.testing.assert_close(mine, other, atol=1e-5, rtol=0)
+    # '$' is punctuation, which SigLIP drops: another token is replaced by pseudo-tokens.
+    inverter = live_inverter(backbone, InterNegSettings(templates="a photo of a {}", steps=2))
+    rows = inverter(expected[0], torch.arange(len(shapes)))
+    torch.testing.assert_close(rows.norm(dim=1), torch.ones(len(shapes)))
     with pytest.raises(CheckpointError, match="pass load_backbone.model, tokenizer=..., processor"):
         load_backbone(made)
     with pytest.raises(TokenizerError):
