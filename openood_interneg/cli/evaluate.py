@@ -112,12 +112,8 @@ def evaluate(
                 workspace.limit,
             ),
         )
-        if not write_image_scores(out, results, benchmark):
-            say(
-                "scores.parquet is left out, since pyarrow is not installed; scores.csv has the "
-                "same (pip install openood-interneg[parquet])",
-                quiet,
-            )
+        if missing := write_image_scores(out, results, benchmark):
+            say(f"{missing}; scores.csv has the same", quiet)
         say(f"results in {out}", quiet)
     return evaluation
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import importlib.util
 import io
 import json
 import os
@@ -19,7 +18,7 @@ from openood_interneg.application.stream import Scored
 from openood_interneg.data.images import printable
 from openood_interneg.data.store import atomic_path
 from openood_interneg.evaluation.results import csv_cell
-from openood_interneg.settings import SettingsError
+from openood_interneg.settings import SettingsError, require_package
 
 
 def check_overwriting(out: Path | None, force: bool, state: Path | None) -> None:
@@ -46,7 +45,8 @@ def check_format(out: Path | None, state: Path | None) -> None:
     """Refuses, before any work, an --out of no known format, and Parquet where it cannot be.
 
     Raises:
-        SettingsError: another suffix, Parquet without pyarrow, or Parquet that is to be continued.
+        SettingsError: another suffix, or Parquet that is to be continued.
+        MissingPackageError: Parquet without pyarrow.
     """
     if out is None or (out.exists() and not out.is_file()):  # pipes and devices take JSON lines
         return
@@ -58,11 +58,7 @@ def check_format(out: Path | None, state: Path | None) -> None:
         )
     if suffix != PARQUET:
         return
-    if importlib.util.find_spec("pyarrow") is None:
-        raise SettingsError(
-            f"--out {out} needs pyarrow, which is not installed: pip install "
-            '"openood-interneg[parquet]", or give a .csv'
-        )
+    require_package("pyarrow", "'openood-interneg[parquet]'", f"--out {out}")
     if state is not None:
         raise SettingsError(
             f"--out {out} cannot be continued, since a Parquet file is written whole; with --state "

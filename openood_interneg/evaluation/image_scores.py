@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,6 +16,7 @@ from openood_interneg.data.store import atomic_path
 from openood_interneg.evaluation.protocols import Run
 from openood_interneg.evaluation.results import csv_frame
 from openood_interneg.evaluation.rows import Results
+from openood_interneg.settings import MissingPackageError, require_package
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +44,7 @@ def image_frame(results: Results, benchmark: Benchmark) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(COLUMNS))
 
 
-def write_image_scores(folder: Path, results: Results, benchmark: Benchmark) -> bool:
+def write_image_scores(folder: Path, results: Results, benchmark: Benchmark) -> str | None:
     """Writes scores.csv and, where pyarrow is installed, scores.parquet, atomically.
 
     Texts in the CSV are as `csv_cell` writes them, in the Parquet file as they are.
@@ -55,14 +55,18 @@ def write_image_scores(folder: Path, results: Results, benchmark: Benchmark) -> 
         benchmark: that was evaluated.
 
     Returns:
-        Whether there is a Parquet file; one of an earlier run does not stay.
+        Why there is no Parquet file; None where there is one. One of an earlier run does not stay.
     """
-    has_parquet = importlib.util.find_spec("pyarrow") is not None
+    missing = None
+    try:
+        require_package("pyarrow", "'openood-interneg[parquet]'", "scores.parquet")
+    except MissingPackageError as error:
+        missing = str(error)
     parquet = folder / "scores.parquet"
     with ExitStack() as stack:
         table = stack.enter_context(atomic_path(folder / "scores.csv"))
         file = stack.enter_context(table.open("w", encoding="utf-8", newline=""))
-        if has_parquet:
+        if not missing:
             import pyarrow as pa
             from pyarrow.parquet import ParquetWriter
 
@@ -73,11 +77,11 @@ def write_image_scores(folder: Path, results: Results, benchmark: Benchmark) -> 
         file.write(",".join(COLUMNS) + "\n")
         for part in _frames(results, benchmark):  # of one stream: a table of all may be large
             csv_frame(part).to_csv(file, index=False, header=False, lineterminator="\n")
-            if has_parquet:
+            if not missing:
                 writer.write_table(pa.Table.from_pandas(part, schema, preserve_index=False))
-    if not has_parquet:
+    if missing:
         parquet.unlink(missing_ok=True)
-    return has_parquet
+    return missing
 
 
 def _frames(results: Results, benchmark: Benchmark) -> Iterator[pd.DataFrame]:

@@ -64,7 +64,7 @@ def test_the_csv_holds_the_same_and_no_formula(evaluated, tmp_path):
 
 def test_the_parquet_file_is_the_frame(evaluated, tmp_path):
     pytest.importorskip("pyarrow")
-    assert write_image_scores(tmp_path, *evaluated)
+    assert write_image_scores(tmp_path, *evaluated) is None
     pd.testing.assert_frame_equal(
         pd.read_parquet(tmp_path / "scores.parquet"), image_frame(*evaluated)
     )
@@ -74,7 +74,8 @@ def test_the_parquet_file_is_the_frame(evaluated, tmp_path):
 def test_without_pyarrow_no_parquet_file_of_an_earlier_run_stays(evaluated, tmp_path, monkeypatch):
     (tmp_path / "scores.parquet").touch()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert not write_image_scores(tmp_path, *evaluated)
+    told = write_image_scores(tmp_path, *evaluated)
+    assert told and told.startswith("scores.parquet needs the package pyarrow")
     assert [path.name for path in tmp_path.iterdir()] == ["scores.csv"]
 
 
