@@ -24,7 +24,7 @@ from openood_interneg.detectors.registry import get_method
 from openood_interneg.settings import SettingsError, checked, from_mapping, merged
 from openood_interneg.vlm.backbones import Backbone, Precision
 
-DEFAULT_METHOD = "interneg"
+DEFAULT_METHOD = "rationeg"  # best in use: docs/streams.md
 MOST_ROWS = 1_000_000
 NO_ARGUMENTS = ("self", "settings", "more", "__class__")
 

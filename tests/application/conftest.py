@@ -73,7 +73,15 @@ class Server:
         out, err = self.folder / "stdout", self.folder / "stderr"
         options = [
             *("--classes", world() / "classes.txt", "--id-images", world() / "id"),
-            *("--backbone", "miniature", "--corpus", world() / "words.txt", "--no-cache"),
+            *(
+                "--method",
+                "interneg",
+                "--backbone",
+                "miniature",
+                "--corpus",
+                world() / "words.txt",
+                "--no-cache",
+            ),
             *("--num-negatives", 20, "--images-per-class", 6, "--batch-size", 4, "--steps", 2),
         ]
         job = {

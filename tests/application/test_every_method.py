@@ -174,7 +174,7 @@ def test_parameters_are_read_set_and_cloned():
 
 
 def test_another_method_keeps_the_settings_that_it_has():
-    detector = OODDetector(miniature(), cache=False, num_negatives=20, beta=0.2)
+    detector = OODDetector(miniature(), "interneg", cache=False, num_negatives=20, beta=0.2)
     detector.set_params(method="neglabel")
     assert detector.method.name == "neglabel" and detector.settings.num_negatives == 20
     tanl = OODDetector(miniature(), "tanl", cache=False, gamma=0.5, settings={"gamma": 2})

@@ -52,4 +52,4 @@ def test_the_application_example_runs(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     lines = done.stdout.splitlines()
-    assert len(lines) == 2 and all(re.fullmatch(r"[\w ]+: [01]\.\d{3}", line) for line in lines)
+    assert len(lines) == 2 and all(re.fullmatch(r"[\w ]+: -?\d+\.\d{3}", line) for line in lines)
