@@ -52,6 +52,8 @@ def stream_figures(
 def _along(cells: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -> Figure:
     """Rows: how the threshold is kept. Columns: false alarms, OOD caught."""
     figure, axes = style.new_figure(columns=2, rows=2, width=3.3, height=2.2)
+    for above, below in zip(*axes, strict=True):  # before anything is drawn, or scales stay
+        below.sharey(above)
     middle = (np.arange(TENTHS) + 0.5) * 100 / TENTHS
     for row, (way, how) in enumerate(WAYS):
         for column, measure in enumerate(MEASURES):
@@ -66,7 +68,6 @@ def _along(cells: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -> Fi
             ax.set_ylabel(f"{measure} (%)")
             ax.set_title(how)
             if row:
-                ax.sharey(axes[0][column])
                 ax.set_xlabel("% of the stream")
     axes[0][0].legend()
     style.legend_below(figure, axes[0][0])
