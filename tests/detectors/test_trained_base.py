@@ -1,5 +1,6 @@
 """Methods with trained prompts, towers or captions: layouts, checkpoints, what holds for all."""
 
+import copy
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -141,7 +142,7 @@ def test_patch_features(backbone):
     assert torch.equal(views[0], backbone.encode_image(images))
     close(views.norm(dim=-1), torch.ones(17, 3))
     assert not backbone.model.visual.transformer.resblocks[-1]._forward_hooks
-    expected = patches_by_hand(backbone.model, images)
+    expected = patches_by_hand(copy.deepcopy(backbone.model), images)
     close(views[1:].double(), expected)
 
 
