@@ -43,8 +43,8 @@ class OODDetector(Learner, Parameters):
         gamma: images that score below are unknown; leave it out to calibrate.
         threshold: what a calibrated gamma does as the method's memory grows: "follow" its
             calibration images, or stay "fixed".
-        alpha: of methods with p-values, 0.05 if left out: without gamma, images with p <= alpha are
-            unknown.
+        alpha: of methods with p-values: images with p <= alpha are unknown, and `fit` does not
+            calibrate by itself. If left out it is 0.05, for where nothing is calibrated.
         threads: what to do with an update that comes while another call, or a stream that has not
             ended, is updating: "refuse" it, since scores would depend on who comes first, or
             "arrival", one after the other as they come. Calls that do not overlap are always
@@ -109,9 +109,7 @@ class OODDetector(Learner, Parameters):
             batch_size=self.batch_size,
             kind=row.features_of(self.settings),
         )
-        super().__init__(
-            row, encoder, Threshold(gamma, threshold, 0.05 if alpha is None else alpha), threads
-        )
+        super().__init__(row, encoder, Threshold(gamma, threshold, alpha), threads)
         self._digests = {}
 
     def _check_protections(self, method: str) -> None:

@@ -57,8 +57,8 @@ class Learner(Restorable):
                 table (.csv, .tsv, .parquet), webdataset's .tar; a class is a name or its number,
                 by name where the source has names.
             calibrate: True calibrates with the images that are left, or refuses where there are
-                none; False does not. By default where at least 20 are left, gamma was not set, and
-                the method has no p-values.
+                none; False does not. By default where at least 20 are left, and neither gamma nor
+                alpha was given.
             tpr: for the calibration, see `calibrate`.
             progress: told of the model, images and texts: a function of (what, finished since the
                 last call, total), True for bars on stderr, False for silence; by default bars
@@ -180,7 +180,8 @@ class Learner(Restorable):
                 "lower images_per_class, calibrate with other ID images (--calibrate DIR), or set "
                 "gamma"
             )
-        told = self._threshold.given is not None or self._fitted().has_p
+        threshold = self._threshold
+        told = threshold.given is not None or threshold.asked_for_p
         return wanted is None and not told and len(rest) >= FEW_IMAGES
 
     def _calibrate_with(self, sources: list[Any], tpr: float, wanted: bool, log: Progress) -> None:

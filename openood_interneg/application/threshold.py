@@ -33,14 +33,19 @@ class Threshold:
         mode: of a calibrated gamma: "follow" is the quantile of the calibration images' scores with
             the memory as it is, "fixed" that of the moment of calibration.
         alpha: of methods with p-values, where there is no gamma: an image with p <= alpha is
-            unknown.
+            unknown; 0.05 if left out.
 
     Attributes:
         tpr: share of ID images that `calibrate` was told to let pass.
         features: (n, D) or (V, n, D) of the calibration images; None before `calibrate`.
+        asked_for_p: whether alpha was given, so that `fit` is not to calibrate by itself.
     """
 
-    def __init__(self, gamma: float | None = None, mode: Mode = "follow", alpha: float = 0.05):
+    def __init__(
+        self, gamma: float | None = None, mode: Mode = "follow", alpha: float | None = None
+    ):
+        self.asked_for_p = alpha is not None
+        alpha = 0.05 if alpha is None else alpha
         checked("threshold", mode, Mode, {})
         self.mode: Mode = mode
         self.alpha = checked("alpha", alpha, float, {"low": 0, "high": 1})

@@ -36,7 +36,10 @@ def made(name, **values):
     return OODDetector(miniature(), name, cache=False, settings=small, **values)
 
 
-@pytest.mark.parametrize("name", USABLE)
+VIEWS = pytest.param("cover", marks=pytest.mark.slow)  # encodes 13 views of every image
+
+
+@pytest.mark.parametrize("name", [VIEWS if name == "cover" else name for name in USABLE])
 def test_a_method_is_fitted_scored_saved_and_streamed(name, tmp_path):
     detector = made(name, batch_size=4)
     with warnings.catch_warnings():
@@ -138,7 +141,7 @@ def test_an_explanation_is_a_few_lines():
     assert head == f"unknown (score {found.score:.4g}, below {detector.gamma:.4g})"
     kinds = [line.split(":")[0].strip() for line in lines]
     assert kinds == ["because", "labels", "negatives"] + ["like a remembered image"] * 2
-    remembered = made("rationeg").fit(CLASSES, world() / "id")
+    remembered = made("rationeg", alpha=0.05).fit(CLASSES, world() / "id")
     remembered.score(stream_files())
     found = remembered.explain(stream_files()[0], top=3)
     assert ", p 0." in str(found) and "above 0.05)" in str(found) and len(found.bank) == 3

@@ -22,7 +22,7 @@ def batch(ours, count: int = 12) -> torch.Tensor:
     return torch.stack([ours.transform(path) for path in stream_files()[:count]])
 
 
-@pytest.mark.parametrize("name", ["mcm", "cover"])
+@pytest.mark.parametrize("name", ["mcm", pytest.param("cover", marks=pytest.mark.slow)])
 def test_scores_are_the_detectors_with_the_other_sign(name):
     detector = method(name).fit(CLASSES)
     ours = as_pytorch_ood(detector)

@@ -15,7 +15,7 @@ from openood_interneg.data.images import ImageError
 from openood_interneg.settings import SettingsError
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 48])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 7, 48])
 def test_scores_do_not_depend_on_the_batch_size(batch_size):
     got = fitted(batch_size=batch_size).score(stream_files())
     np.testing.assert_allclose(got, reference(), atol=TOLERANCE)

@@ -16,13 +16,13 @@ from openood_interneg.data.store import read_tensors
 HEADER = {"format": "openood-interneg state", "version": 3}
 FLOAT, DOUBLE, WHOLE = "torch.float32", "torch.float64", "torch.int64"
 SPACE = {
+    "calibration": FLOAT,
     **dict.fromkeys(("base", "image_base", "labels", "negatives", "proxies"), FLOAT),
     "proxy_keys": WHOLE,
     "meta": "torch.uint8",
 }
 TENSORS = {
     "interneg": {
-        "calibration": FLOAT,
         "memory.bank.deviation": FLOAT,
         "memory.bank.features": FLOAT,
         "memory.bank.keys": WHOLE,

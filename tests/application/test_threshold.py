@@ -62,6 +62,7 @@ def test_fit_splits_the_images_and_says_how(capsys):
         plain(images_per_class=8).fit(CLASSES, few, calibrate=True)
 
 
+@pytest.mark.slow
 def test_each_image_is_judged_by_the_threshold_of_its_moment(tmp_path):
     detector = calibrated(batch_size=8)
     first = detector.gamma

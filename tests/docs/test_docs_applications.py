@@ -26,8 +26,8 @@ def test_the_example_runs(tmp_path, monkeypatch, capsys):
     exec(compile(code, str(PAGE), "exec", dont_inherit=True), names)
     out = capsys.readouterr().out.splitlines()
     assert out[0].startswith(("star", "unknown")) and "labels: " in "".join(out[3:])
-    assert names["detector"].gamma is None and "p <= 0.05" in out[2]
-    assert names["detector"].fit_told.startswith("160 images fit the method")
+    assert "(follows 240 images at tpr 0.95)" in out[2] and names["detector"].gamma < 0
+    assert names["detector"].fit_told.startswith("160 images fit the method, 240 calibrate: gamma")
     assert (tmp_path / "detector.safetensors").is_file()
 
 

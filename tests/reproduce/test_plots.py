@@ -1,10 +1,12 @@
 """Plots and their style."""
 
 import numpy as np
+import pytest
 
 from openood_interneg.reproduce import plots, style
 
 
+@pytest.mark.slow
 def test_plots_return_their_axis_and_leave_no_style():
     import matplotlib
 
