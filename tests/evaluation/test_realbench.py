@@ -5,12 +5,8 @@ import json
 import pandas as pd
 import pytest
 
-from openood_interneg.data.benchmark_yaml import load_benchmark
-from openood_interneg.data.store import Store
 from openood_interneg.detectors.registry import get_method
-from openood_interneg.evaluation.evaluate import Evaluation
 from openood_interneg.evaluation.results import summary
-from openood_interneg.vlm.factory import load_backbone
 
 pytestmark = pytest.mark.slow
 
@@ -27,21 +23,6 @@ UNSTABLE = {("realbench10/M=2000", "interneg", "imagenet_sample", "FPR@95"): 3.0
 @pytest.fixture(scope="module")
 def reference(realbench):
     return json.loads((realbench / "reference.json").read_text())["benchmarks"]
-
-
-@pytest.fixture(scope="module")
-def evaluations(realbench, tmp_path_factory):
-    """One per benchmark: images, texts and inversions are computed once in a process."""
-    store = Store(tmp_path_factory.mktemp("store"))
-    backbone = load_backbone(realbench / "model" / "clip.safetensors")
-    made = {}
-
-    def get(bench):
-        if bench not in made:
-            made[bench] = Evaluation(load_benchmark(bench, realbench), backbone, store)
-        return made[bench]
-
-    return get
 
 
 @pytest.mark.parametrize("negatives", [2000, 70000])
