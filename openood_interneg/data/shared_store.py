@@ -13,6 +13,7 @@ A process that is killed leaves its finished shards; run again and only the rest
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -77,6 +78,9 @@ def init_distributed(patience: timedelta = timedelta(hours=12)) -> Iterator[Dist
     dist.init_process_group("gloo", timeout=patience)
     try:
         yield DistContext(dist.get_rank(), size, int(os.environ.get("LOCAL_RANK", "0")))
+        # Without it a process whose peers are gone may be ended by threads of gloo.
+        with contextlib.suppress(RuntimeError):
+            dist.barrier()
     finally:
         dist.destroy_process_group()
 
