@@ -66,14 +66,6 @@ class FittedDetector:
             raise DetectorError("the detector was not fitted; call fit(class_names, id_images)")
         return self._detector
 
-    @property
-    def _remembers(self) -> bool:
-        """Whether scores leave anything that others see."""
-        detector = self._fitted()
-        if isinstance(detector, InterNeg):
-            return detector.bank.capacity > 0
-        return self.method.order_dependent
-
     # ---- what it knows -----------------------------------------------------------------------
 
     @property
@@ -271,7 +263,7 @@ class FittedDetector:
         if not features.shape[-2]:
             raise DetectorError("there is no image to calibrate with")
         with self._lock:
-            if self._threshold.mode == "fixed" and self._remembers:
+            if self._threshold.mode == "fixed" and self._fitted().remembers:
                 warn_of_fixed()
             return self._threshold.calibrate(self._fitted(), features, tpr)
 

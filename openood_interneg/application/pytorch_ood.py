@@ -30,7 +30,7 @@ def as_pytorch_ood(
         MissingPackageError: pytorch-ood is not installed.
         DetectorError: the detector is not fitted, and there are no class names.
     """
-    require_package("pytorch_ood", "openood-interneg[pytorch-ood]", "as_pytorch_ood")
+    require_package("pytorch_ood", "'openood-interneg[pytorch-ood]'", "as_pytorch_ood")
     from openood_interneg.application.pytorch_ood_detector import PytorchOODDetector
 
     return PytorchOODDetector(detector, class_names, update=update)

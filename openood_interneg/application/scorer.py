@@ -186,7 +186,7 @@ class Scorer(FittedDetector):
     @contextmanager
     def _turn(self, what: str) -> Iterator[Turn]:
         # Without a memory there is nobody to disturb.
-        with self._turns.held(what, self._remembers) as turn:
+        with self._turns.held(what, self._fitted().remembers) as turn:
             yield turn
 
     def _advance(self, detector: Detector[Any], count: int) -> None:

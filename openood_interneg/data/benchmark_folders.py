@@ -13,7 +13,7 @@ from pathlib import Path
 from openood_interneg.data.benchmark import Benchmark
 from openood_interneg.data.class_folders import class_folders, folders_of
 from openood_interneg.data.classnames import class_names
-from openood_interneg.data.image_folders import is_systems_folder
+from openood_interneg.data.image_folders import subfolders
 from openood_interneg.data.image_lists import BenchmarkError, ImageList
 from openood_interneg.data.images import printable
 from openood_interneg.data.listed_folders import (
@@ -167,7 +167,7 @@ class FolderSpec:
         if self.classes is None:
             return list(class_folders(folder, BenchmarkError).items())
         matched = folders_of(folder, self.classes, BenchmarkError)
-        more = [path.name for path in _subfolders(folder) if path not in matched]
+        more = [path.name for path in subfolders(folder) if path not in matched]
         if more:
             raise BenchmarkError(
                 f"{len(more)} subfolders of {folder} are none of the {len(self.classes)} classes: "
@@ -210,7 +210,7 @@ def read_bench_folder(
         BenchmarkError: other subfolders, no `id/`, no OOD set.
     """
     root = Path(folder).expanduser()
-    there = {path.name: path for path in _subfolders(root)}
+    there = {path.name: path for path in subfolders(root)}
     unread = [name for name in there if name not in (*GROUPS, "id", "train")]
     wrong = None
     if "id" not in there:
@@ -224,7 +224,7 @@ def read_bench_folder(
     sets: dict[str, list[tuple[str, Path]]] = {"near": [], "far": []}
     for group, kind in GROUPS.items():
         if group in there:
-            own = list(_subfolders(there[group]))
+            own = list(subfolders(there[group]))
             loose = [path.name for path in there[group].iterdir() if is_image(path)]
             if own and loose:
                 raise BenchmarkError(
@@ -255,10 +255,6 @@ def _named(folders: Folders) -> Iterator[tuple[str, Path]]:
 
 def _name(folder: Path) -> str:
     return os.path.basename(os.path.abspath(folder.expanduser()))
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not is_systems_folder(p.name))
 
 
 def _check_same_classes(

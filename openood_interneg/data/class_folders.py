@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from openood_interneg.data.classnames import imagenet_ids
-from openood_interneg.data.image_folders import is_systems_folder
+from openood_interneg.data.image_folders import subfolders
 from openood_interneg.settings import InternegError
 
 
@@ -25,10 +25,8 @@ def class_folders(folder: Path, error: type[InternegError]) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     if folder.is_dir():
-        for path in sorted(folder.iterdir()):
+        for path in subfolders(folder):
             name = path.name.replace("_", " ")
-            if is_systems_folder(path.name) or not path.is_dir():
-                continue
             if name in found:
                 raise error(
                     f"the subfolders '{found[name].name}' and '{path.name}' of {folder} give one "
@@ -54,9 +52,7 @@ def folders_of(folder: Path, names: Sequence[str], error: type[InternegError]) -
     Raises:
         error: a class without a subfolder, or two classes with the same one.
     """
-    present = {
-        p.name: p for p in sorted(folder.iterdir()) if p.is_dir() and not is_systems_folder(p.name)
-    }
+    present = {path.name: path for path in subfolders(folder)}
     loosely: dict[str, Path | None] = {}
     for name, path in present.items():
         loosely[loose(name)] = None if loose(name) in loosely else path  # None: ambiguous

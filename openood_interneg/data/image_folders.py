@@ -16,6 +16,11 @@ def is_systems_folder(name: str) -> bool:
     return name.startswith(".") or name.lower() in _LEFT_FOLDERS
 
 
+def subfolders(folder: Path) -> list[Path]:
+    """The folders in a folder, sorted, without hidden ones and operating systems' own."""
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not is_systems_folder(p.name))
+
+
 def image_files(folder: str | os.PathLike[str]) -> list[Path]:
     """Every file below a folder, sorted by path; hidden files and folders are left out.
 

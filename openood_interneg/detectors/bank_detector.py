@@ -64,6 +64,11 @@ class BankDetector(Detector[InterNegSettings]):
         self._beside: BesideBank | None = None
         self._ordered = 0, torch.arange(0, device=space.device)  # a number of columns, their order
 
+    @property
+    def remembers(self) -> bool:
+        """Not without room for anything."""
+        return self.bank.capacity > 0
+
     def reset(self) -> None:
         """Empties the bank."""
         self.bank.reset()
@@ -144,18 +149,17 @@ class BankDetector(Detector[InterNegSettings]):
     def score(self, features: Tensor, ids: Tensor | None = None) -> Scores:
         """See `Detector.score`."""
         self._check(features)
-        space, settings = self.space, self.settings
-        id_logits = logits(features, space.labels, space.logit_scale, settings.tau)
-        return Scores(id_logits.argmax(dim=1), self.score_with(features, self.bank.features))
+        return self.score_with(features, self.bank.features)
 
-    def score_with(self, features: Tensor, bank: Tensor) -> Tensor:
-        """Scores (B,) of features (B, D) as they would be with a bank of these rows (n, D)."""
+    def score_with(self, features: Tensor, bank: Tensor) -> Scores:
+        """Scores of features (B, D) as they would be with a bank of these rows (n, D)."""
         space, settings = self.space, self.settings
         negatives = torch.cat([space.negatives, bank])
         order = group_order(len(negatives), settings.groups).to(negatives.device)
         scale, tau = space.logit_scale, settings.tau
-        id_lse = logits(features, space.labels, scale, tau).logsumexp(dim=1)
-        return self._score(id_lse, logits(features, negatives[order], scale, tau))
+        id_logits = logits(features, space.labels, scale, tau)
+        negative = logits(features, negatives[order], scale, tau)
+        return Scores(id_logits.argmax(dim=1), self._score(id_logits.logsumexp(dim=1), negative))
 
     def _learned_negatives(self) -> Tensor:
         return self.bank.features

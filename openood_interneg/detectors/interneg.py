@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,26 @@ from openood_interneg.detectors.base import Scores
 from openood_interneg.detectors.method import Method
 from openood_interneg.detectors.watched import moved_along
 from openood_interneg.negatives.mining import criterion_margin, deviation_degree
+
+
+class _Batch(NamedTuple):
+    """A batch before the bank learns from it.
+
+    Attributes:
+        features: (B, D).
+        ids: (B,).
+        every: logits, as `BankDetector._all_logits` gives them; kept up to date.
+        id_lse: (B,) log-sums over the labels.
+        score: (B,) with the bank as it was.
+        gamma: (B,) thresholds where images are watched; brought to each image's own moment.
+    """
+
+    features: Tensor
+    ids: Tensor
+    every: Tensor
+    id_lse: Tensor
+    score: Tensor
+    gamma: Tensor | None
 
 
 class InterNeg(BankDetector):
@@ -55,21 +77,12 @@ class InterNeg(BankDetector):
         self.seen += len(features)
         gamma = None if self._watched is None else torch.full_like(score, self.threshold)
         if self.bank.capacity:
-            if self.settings.update == "batch":
-                score = self._update_batch(features, ids, every, id_lse, score, gamma)
-            else:
-                score = self._update_samples(features, ids, every, id_lse, score, gamma)
+            update = self._update_batch if self.settings.update == "batch" else self._update_samples
+            score = update(_Batch(features, ids, every, id_lse, score, gamma))
         return Scores(id_logits.argmax(dim=1), score, gamma=gamma)
 
-    def _update_batch(
-        self,
-        features: Tensor,
-        ids: Tensor,
-        every: Tensor,
-        id_lse: Tensor,
-        score: Tensor,
-        gamma: Tensor | None,
-    ) -> Tensor:
+    def _update_batch(self, batch: _Batch) -> Tensor:
+        features, ids, every, id_lse, score, gamma = batch
         gated = (score < self.settings.beta).nonzero()[:, 0]
         if len(gated) == 0:
             return score
@@ -88,17 +101,10 @@ class InterNeg(BankDetector):
             gamma[offered] = own
         return final
 
-    def _update_samples(
-        self,
-        features: Tensor,
-        ids: Tensor,
-        every: Tensor,
-        id_lse: Tensor,
-        score: Tensor,
-        gamma: Tensor | None,
-    ) -> Tensor:
+    def _update_samples(self, batch: _Batch) -> Tensor:
         """Algorithm 1. Only gated images cost anything: an admission adds one column of logits
         for the images that are still to come."""
+        features, ids, every, id_lse, score, gamma = batch
         final = score.clone()
         single = self.settings.groups == 1
         layout = self.bank.layout

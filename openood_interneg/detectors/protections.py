@@ -230,4 +230,4 @@ class ProtectedInterNeg(InterNeg):
         assert self.guard is not None  # `step` refuses a guard with nothing to watch
         features, gamma = self.guard
         some = features[:: max(len(features) // GUARD_IMAGES, 1)][:GUARD_IMAGES]
-        return float((self.score_with(some, bank) < gamma).float().mean())
+        return float((self.score_with(some, bank).score < gamma).float().mean())

@@ -11,7 +11,6 @@ from torch import Tensor
 from openood_interneg.detectors.base import DetectorError
 from openood_interneg.detectors.interneg import InterNeg
 from openood_interneg.detectors.method import Method
-from openood_interneg.negatives.inversion import Inverter
 from openood_interneg.negatives.overflow_bank import OverflowBank
 from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.negatives.word_inversion import word_inversion
@@ -36,21 +35,6 @@ class TINSSettings(InterNegSettings):
     )
 
 
-def shifted_target(features: Tensor, proxies: Tensor, repulsion: float) -> Tensor:
-    """h - lambda p_bar, what TINS inverts instead of h.
-
-    For a unit e, (1 - e.h) + lambda mean_i (1 + e.p_i) = (1 + lambda) - e.(h - lambda p_bar), with
-    p_bar the mean of the proxies, not normalised.
-
-    Args:
-        features: (B, D) unit rows. proxies: (C, D) unit rows. repulsion: lambda.
-
-    Returns:
-        (B, D), not unit rows.
-    """
-    return features - repulsion * proxies.mean(dim=0)
-
-
 class TINS(InterNeg):
     r"""InterNeg's stream with a size-normalised score and regularised inversions.
 
@@ -71,9 +55,6 @@ class TINS(InterNeg):
 
     Settings = TINSSettings
     settings: TINSSettings
-
-    def __init__(self, settings: TINSSettings | None = None, inverter: Inverter | None = None):
-        super().__init__(settings or TINSSettings(), inverter)
 
     def _fit(self, space: TextSpace) -> None:
         if self.settings.update == "sample" and self.settings.buffer_capacity:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -121,9 +122,29 @@ class WordInverter:
         """(B, D) unit image features -> (B, D) unit text features."""
         if not len(features):
             return torch.empty_like(features)
+        return torch.cat([self.optimise(part)[1] for part in features.split(self._chunk)])
+
+    @cached_property
+    def _chunk(self) -> int:
+        """Images that are inverted at once."""
         probe = self.words.prepare(*self.words.spell([0]))
-        chunk = max(CHUNK_BYTES // probe.bytes_per_image, 1)
-        return torch.cat([self.optimise(part)[1] for part in features.split(chunk)])
+        return max(CHUNK_BYTES // probe.bytes_per_image, 1)
+
+
+def repulsion_shift(proxies: Tensor, repulsion: float) -> Tensor:
+    """lambda p_bar: TINS inverts h minus this instead of h.
+
+    For a unit e, (1 - e.h) + lambda mean_i (1 + e.p_i) = (1 + lambda) - e.(h - lambda p_bar), with
+    p_bar the mean of the proxies, not normalised.
+
+    Args:
+        proxies: (C, D) unit rows.
+        repulsion: lambda.
+
+    Returns:
+        (D,).
+    """
+    return repulsion * proxies.mean(dim=0)
 
 
 def word_texts(words: Sequence[str], template: str) -> tuple[list[str], list[str]]:
@@ -170,7 +191,7 @@ def word_inversion(
             "inversions start from a mined word and are kept from the image proxies; mine "
             "negative texts (num_negatives, negatives) and give ID images"
         )
-    shift = settings.repulsion * proxies.mean(dim=0)
+    shift = repulsion_shift(proxies, settings.repulsion)
     key = {
         "start": "nearest word",
         **backbone_key(backbone),

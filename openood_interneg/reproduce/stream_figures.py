@@ -81,29 +81,22 @@ def _mean_line(cells: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
     return np.array([np.mean(column) if column else np.nan for column in columns])
 
 
+def _alarms(ran: Sequence[Mapping[str, Any]], label: str, way: str) -> list[float]:
+    """False alarms of a method on each stream that it ran on: means over sets and seeds."""
+    by_stream: dict[str, list[float]] = {}
+    for cell in ran:
+        if cell["method"] == label:
+            found = [values[f"False alarms{way}"] for values in cell["sets"].values()]
+            by_stream.setdefault(cell["point"], []).extend(found)
+    return [float(np.mean(found)) for found in by_stream.values() if found]
+
+
 def _over_streams(
     experiment: Experiment, ran: Sequence[Mapping[str, Any]], colours: Mapping[str, str]
 ) -> Figure:
     labels = [v.label for v in experiment.methods if any(c["method"] == v.label for c in ran)]
     figure, axes = style.new_figure(width=4.6, height=1.2 + 0.24 * len(labels))
-    marks = {
-        how: [
-            [
-                float(np.mean([values[f"False alarms{way}"] for values in sets]))
-                for point in experiment.points
-                if (
-                    sets := [
-                        values
-                        for cell in ran
-                        if (cell["method"], cell["point"]) == (label, point.label)
-                        for values in cell["sets"].values()
-                    ]
-                )
-            ]
-            for label in labels
-        ]
-        for way, how in WAYS
-    }
+    marks = {how: [_alarms(ran, label, way) for label in labels] for way, how in WAYS}
     plots.strips(axes[0][0], labels, marks, [colours[label] for label in labels])
     axes[0][0].axvline(100 * (1 - TPR), color=style.GREY, linewidth=0.8, linestyle=":")
     axes[0][0].set_xlabel("false alarms (%)")

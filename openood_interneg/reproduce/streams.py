@@ -13,8 +13,7 @@ from torch import Tensor
 
 from openood_interneg.data.encode import Views
 from openood_interneg.data.image_lists import BenchmarkError
-from openood_interneg.detectors.base import Scores
-from openood_interneg.evaluation.protocols import FeatureSet, stream
+from openood_interneg.evaluation.protocols import FeatureSet, columns, stream
 from openood_interneg.evaluation.stream_metrics import TPR, Judged, set_figures
 from openood_interneg.evaluation.streams import course, pools, split_half
 from openood_interneg.reproduce.cell_run import CellRun, Figures
@@ -54,13 +53,17 @@ def run_streams(run: CellRun) -> Figures:
         detector.watch(id_set.features[..., calibrating, :], TPR)
         fixed, at = detector.threshold, torch.from_numpy(drawn.places)
         scores = stream(detector, features[..., at, :], ids[at], run.experiment.batch_size)
+        pred, score, p = columns(scores)
+        assert scores.gamma is not None  # images are watched
         judged = Judged(
             owners[drawn.places],
             drawn.parts,
             labels[drawn.places],
-            *_arrays(scores),
+            pred,
+            score,
+            scores.gamma.cpu().numpy(),
             fixed,
-            None if scores.p is None else scores.p.cpu().numpy(),
+            p,
         )
         for number in numbers:
             if number + 1 in judged.owners:  # too few ID images leave the last kinds out
@@ -68,12 +71,6 @@ def run_streams(run: CellRun) -> Figures:
     detector.watch(None)
     evaluation.inverters.flush()
     return {ood_sets[number].name: found[number] for number in sorted(found)}
-
-
-def _arrays(scores: Scores) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    assert scores.gamma is not None  # images are watched
-    pred, score, gamma = (column.cpu().numpy() for column in (*scores, scores.gamma))
-    return pred, score, gamma
 
 
 def _shifted(run: CellRun, id_set: FeatureSet) -> Tensor:

@@ -16,11 +16,10 @@ from openood_interneg.vlm.hf_layout import (
     clip_config,
     is_hugging_face,
     openai_layout,
-    read_hf_config,
 )
 from openood_interneg.vlm.preprocess import Preprocess
 from openood_interneg.vlm.tensor_files import read_tensors
-from openood_interneg.vlm.text_files import read_json
+from openood_interneg.vlm.text_files import read_json_object
 
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 _METADATA = ("input_resolution", "context_length", "vocab_size")  # in OpenAI's own files alone
@@ -63,9 +62,7 @@ def read_config(path: Path) -> tuple[dict[str, Any], str]:
     file = next((file for file in (own, shared) if os.path.lexists(file)), None)
     if file is None:
         return {}, ""
-    config = read_json(file, CheckpointError)
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{file} must hold one JSON object")
+    config = read_json_object(file, CheckpointError)
     if isinstance(config.get("model_cfg"), dict):  # open_clip's own form
         inner = {"quick_gelu": False} | config["model_cfg"]
         config = inner | {"preprocess": config.get("preprocess_cfg") or {}}
@@ -97,7 +94,10 @@ def load_checkpoint(path: Path) -> tuple[nn.Module, Preprocess]:
     if is_hugging_face(state):
         state = openai_layout(state)
         if not source and (beside := path.with_name(HF_CONFIG)).is_file():
-            config, source = clip_config(read_hf_config(beside), str(beside)), str(beside)
+            config, source = (
+                clip_config(read_json_object(beside, CheckpointError), str(beside)),
+                str(beside),
+            )
     from_openai = any([state.pop(name, None) is not None for name in _METADATA])
     found = build_clip(state, config, str(path), source)
     if "quick_gelu" not in config and not from_openai and "transformer_heads" not in config:

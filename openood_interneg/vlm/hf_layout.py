@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +12,6 @@ from torch import Tensor
 from openood_interneg.settings import shown
 from openood_interneg.vlm.clip_weights import CheckpointError
 from openood_interneg.vlm.preprocess import Preprocess
-from openood_interneg.vlm.text_files import read_json
 
 HF_CONFIG, HF_PREPROCESS = "config.json", "preprocessor_config.json"
 
@@ -92,18 +90,6 @@ def openai_layout(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             raise CheckpointError(f"the weights lack a part of {name}: they have {sorted(parts)}")
         out[name] = torch.cat([parts["q"], parts["k"], parts["v"]])
     return out
-
-
-def read_hf_config(path: Path) -> dict[str, Any]:
-    """A JSON file of a Hugging Face folder that holds one object.
-
-    Raises:
-        CheckpointError: unreadable, or something else.
-    """
-    content = read_json(path, CheckpointError)
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} must hold one JSON object")
-    return content
 
 
 def is_plain_clip(config: Mapping[str, Any]) -> bool:

@@ -177,6 +177,18 @@ def read_json(path: Path, error: type[InternegError]) -> Any:
         raise error(f"{path} is not valid JSON: {failure}") from None
 
 
+def read_json_object(path: Path, error: type[InternegError]) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        error: as `read_json`, or another value.
+    """
+    content = read_json(path, error)
+    if not isinstance(content, dict):
+        raise error(f"{path} must hold one JSON object")
+    return content
+
+
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader; a duplicate key is an error, where PyYAML keeps the last one."""
 

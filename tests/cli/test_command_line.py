@@ -9,7 +9,6 @@ import sys
 import numpy as np
 import pytest
 
-from openood_interneg.cli import main
 from openood_interneg.demo.benchmark import write_benchmark
 
 
@@ -23,19 +22,10 @@ def world(tmp_path_factory):
     return root
 
 
-@pytest.fixture()
-def interneg(world, monkeypatch, capsys):
+@pytest.fixture
+def interneg(world, commands):
     """Runs a command: (exit code, stdout, stderr), the latter in one line."""
-    monkeypatch.setenv("INTERNEG_CACHE", str(world / "cache"))
-
-    def run(*args):
-        monkeypatch.setattr(sys, "argv", ["interneg", *map(str, args)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        printed = capsys.readouterr()
-        return stop.value.code or 0, printed.out, " ".join(printed.err.split())
-
-    return run
+    return commands(world / "cache")
 
 
 def on(world, command="eval"):

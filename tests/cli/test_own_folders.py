@@ -2,14 +2,12 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from openood_interneg.cli import main
 from openood_interneg.demo import ID_KINDS, NEAR_KINDS, draw, image_rng
 
 
@@ -31,18 +29,9 @@ def drawn(folder, kind, count):
 
 
 @pytest.fixture
-def interneg(zoo, monkeypatch, capsys):
+def interneg(zoo, commands):
     """Runs a command: (exit code, stdout, stderr), the latter in one line."""
-    monkeypatch.setenv("INTERNEG_CACHE", str(zoo.parent / "cache"))
-
-    def run(*args):
-        monkeypatch.setattr(sys, "argv", ["interneg", *map(str, args)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        printed = capsys.readouterr()
-        return stop.value.code or 0, printed.out, " ".join(printed.err.split())
-
-    return run
+    return commands(zoo.parent / "cache")
 
 
 EVAL = ("eval", "--backbone", "miniature", "--methods", "mcm", "--device", "cpu")

@@ -13,8 +13,8 @@ from openood_interneg.settings import InterNegSettings
 class PlainSamples(InterNeg):
     """Algorithm 1 with every text laid out and multiplied anew for every admission."""
 
-    def _update_samples(self, features, ids, every, id_lse, score, gamma):
-        final = score.clone()
+    def _update_samples(self, batch):
+        features, ids, final = batch.features, batch.ids, batch.score.clone()
         for i in range(len(features)):
             if final[i] < self.settings.beta:
                 rows, good, deviation = self._candidates(features[i : i + 1], ids[i : i + 1])

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from openood_interneg.detectors.base import DetectorError
 from openood_interneg.detectors.interneg import InterNeg
-from openood_interneg.detectors.tins import TINS, TINSSettings, shifted_target
+from openood_interneg.detectors.tins import TINS, TINSSettings
 from openood_interneg.negatives.overflow_bank import OverflowBank
 from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.negatives.word_inversion import (
     WordInverter,
+    repulsion_shift,
     word_prompts,
     word_texts,
 )
@@ -126,7 +127,7 @@ def test_the_regularised_loss_is_that_of_a_shifted_target(seed, strength):
 
     images, proxies, texts = rows(3), rows(5), rows(3)
     spelled = (1 - (texts * images).sum(1)) + strength * (1 + texts @ proxies.t()).mean(1)
-    target = shifted_target(images, proxies, strength)
+    target = images - repulsion_shift(proxies, strength)
     torch.testing.assert_close(spelled, (1 + strength) - (texts * target).sum(dim=1))
 
 

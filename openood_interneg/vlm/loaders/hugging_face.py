@@ -25,12 +25,11 @@ from openood_interneg.vlm.hf_layout import (
     hf_preprocess,
     is_plain_clip,
     openai_layout,
-    read_hf_config,
 )
 from openood_interneg.vlm.loaders.base import LoadedModel, Loader, WeightsError, register_loader
 from openood_interneg.vlm.loaders.open_clip_hub import fail_fast_offline
 from openood_interneg.vlm.preprocess import Preprocess
-from openood_interneg.vlm.text_files import read_json
+from openood_interneg.vlm.text_files import read_json_object
 from openood_interneg.vlm.tokenizers import CLIP_VOCABULARY, byte_pairs
 
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -78,14 +77,14 @@ class HuggingFaceLoader(Loader):
 
 
 def _of_folder(folder: Path, label: str) -> LoadedModel:
-    config = read_hf_config(folder / HF_CONFIG)
+    config = read_json_object(folder / HF_CONFIG, CheckpointError)
     if is_plain_clip(config) and _has_clips_tokenizer(folder, config):
         state = openai_layout(_weights(folder))
         model, preprocess = build_clip(
             state, clip_config(config, str(folder)), str(folder), str(folder / HF_CONFIG)
         )
         return LoadedModel(model, _preprocess(folder, preprocess.size), label)
-    require_package("transformers", "openood-interneg[hf]", f"the model in {folder}")
+    require_package("transformers", "'openood-interneg[hf]'", f"the model in {folder}")
     model, tokenizer = from_folder(str(folder), config)
     adapted = dual_encoder(model, config)
     texts = hf_tokenizer(tokenizer, adapted)
@@ -108,7 +107,7 @@ def _preprocess(folder: Path, size: int) -> Preprocess:
     path = folder / HF_PREPROCESS
     if not path.is_file():
         return Preprocess(size=size)
-    return hf_preprocess(read_hf_config(path), size, str(path))
+    return hf_preprocess(read_json_object(path, CheckpointError), size, str(path))
 
 
 def _weights(folder: Path) -> dict[str, Any]:
@@ -119,8 +118,7 @@ def _weights(folder: Path) -> dict[str, Any]:
     """
     index = folder / _INDEX
     if index.is_file():
-        named = read_json(index, CheckpointError)
-        parts = named.get("weight_map") if isinstance(named, Mapping) else None
+        parts = read_json_object(index, CheckpointError).get("weight_map")
         if not isinstance(parts, Mapping) or not all(
             isinstance(part, str) and Path(part).name == part for part in parts.values()
         ):
@@ -143,9 +141,9 @@ def _has_clips_tokenizer(folder: Path, config: Mapping[str, Any]) -> bool:
         return False
     vocabulary: Any = None
     if (path := folder / "vocab.json").is_file():
-        vocabulary = read_hf_config(path)
+        vocabulary = read_json_object(path, CheckpointError)
     elif (path := folder / "tokenizer.json").is_file():
-        model = read_hf_config(path).get("model")
+        model = read_json_object(path, CheckpointError).get("model")
         vocabulary = model.get("vocab") if isinstance(model, Mapping) else {}
     return vocabulary is None or vocabulary == byte_pairs().encoder  # type: ignore[attr-defined]
 

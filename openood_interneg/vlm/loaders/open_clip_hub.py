@@ -61,7 +61,7 @@ def open_clip_tokenizer(architecture: str, config: Mapping[str, Any], text: str)
 
     language = config["text_cfg"]
     if language.get("hf_tokenizer_name") or language.get("hf_model_name"):
-        require_package("transformers", "openood-interneg[hf]", f"the tokenizer of {text}")
+        require_package("transformers", "'openood-interneg[hf]'", f"the tokenizer of {text}")
     try:
         return open_clip.get_tokenizer(architecture)
     except Exception as error:
