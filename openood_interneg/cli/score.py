@@ -248,15 +248,15 @@ def fit(
     tpr: float,
     progress: Progress,
 ) -> None:
-    """Fits, and calibrates where gamma is not given: with a folder of ID images, or with those
-    that the method was not fitted to.
+    """Fits; where gamma is not given, calibrates with other ID images, or those that are left.
 
     Raises:
         DetectorError: the method looked at all of them.
     """
-    own = detector.gamma is None and calibrate is None
-    by_images = own and id_images is not None and not detector.method.detector.has_p
-    detector.fit(classes, id_images, calibrate=by_images, tpr=tpr, progress=progress)
+    by_images = detector.gamma is None and calibrate is None and id_images is not None
+    # p-values tell where no image is left or alpha was given: `fit` decides.
+    decided = None if by_images and detector.method.detector.has_p else by_images
+    detector.fit(classes, id_images, calibrate=decided, tpr=tpr, progress=progress)
     if calibrate is not None:
         detector.calibrate(calibrate, tpr, progress=progress)
 

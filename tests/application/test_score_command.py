@@ -69,6 +69,17 @@ def test_subfolders_name_the_classes(score, tmp_path):
     assert code == 1 and "there are no class names; give --classes" in err
 
 
+def test_id_images_that_are_left_calibrate_a_method_with_p_values(score):
+    args = ("--id-images", world() / "id", "--method", "rationeg", "--images-per-class", 4, *WORDS)
+    code, lines, err = score(*args)
+    assert code == 0 and "images at tpr 0.95)" in err and "calibrate: gamma" in err, err
+    records = [json.loads(line) for line in lines]
+    assert all(r["gamma"] is not None and 0 < r["p"] <= 1 for r in records)
+    assert all(r["unknown"] == (r["score"] < r["gamma"]) for r in records)
+    code, lines, err = score(*args, "--images-per-class", 16)  # none is left
+    assert code == 0 and "unknown where p <= 0.05" in err, err
+
+
 def test_a_table_is_continued_under_its_head(score, tmp_path):
     out, state = tmp_path / "out.csv", tmp_path / "state.safetensors"
     args = ("--classes", world() / "classes.txt", "--method", "mcm", "--gamma", 0.3)
