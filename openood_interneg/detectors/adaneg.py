@@ -27,21 +27,25 @@ class AdaNegSettings(NegativeSettings):
     negatives: Literal["inter", "intra", "none"] = setting(
         "intra", "selection of the negative texts: NegLabel's (intra) or InterNeg's (inter)"
     )
-    num_negatives: int = setting(10_000, "M, negative texts kept", low=0)
+    num_negatives: int = setting(10_000, "M, negative texts kept", low=0, high=10_000_000)
     tau: float = setting(1.0, "temperature: logits are logit_scale * cosine / tau", low=1e-6)
-    groups: int = setting(5, "G, groups over which the score is averaged", low=1)
+    groups: int = setting(5, "G, groups over which the score is averaged", low=1, high=1_000_000)
     theta: float = setting(0.5, "score that separates ID from OOD pseudo-labels", low=0.0, high=1.0)
     gap: float = setting(
         0.5, "g: ID above theta + g(1 - theta), OOD below theta - g theta", low=0.0, high=1.0
     )
-    capacity: int = setting(10, "L: a label keeps its text and at most L - 1 images", low=1)
+    capacity: int = setting(
+        10, "L: a label keeps its text and at most L - 1 images", low=1, high=1000
+    )
     beta: float = setting(5.0, "sharpness of the sample-adaptive weights", low=0.0)
     weight: float = setting(0.1, "lambda, weight of the static (NegLabel) score", low=0.0)
     sample_adaptive: bool = setting(
         True, "weight a label's memory by its similarity to the image, or all of it equally"
     )
     adaptive_gap: bool = setting(False, "widen the gap of the rarer side of the stream")
-    gap_window: int = setting(10_000, "pseudo-labels over which the ID share is counted", low=200)
+    gap_window: int = setting(
+        10_000, "pseudo-labels over which the ID share is counted", low=200, high=10_000_000
+    )
     eviction: Literal["entropy", "half", "first_come"] = setting(
         "entropy",
         "a full label replaces its least certain image, by entropies in float32 or with "

@@ -33,7 +33,7 @@ class ANTSSettings(NegativeSettings):
     negatives: Literal["inter", "intra", "none"] = setting(
         "intra", "selection of the negative texts: NegLabel's (intra) or InterNeg's (inter)"
     )
-    num_negatives: int = setting(10_000, "M, negative texts kept", low=0)
+    num_negatives: int = setting(10_000, "M, negative texts kept", low=0, high=10_000_000)
     tau: float = setting(1.0, "temperature: logits are logit_scale * cosine / tau", low=1e-6)
     captions: str = setting(NOT_GIVEN, "file with the captions of each image (far texts)")
     lookalikes: str = setting(NOT_GIVEN, "file with look-alike names of each class (near texts)")
@@ -42,11 +42,15 @@ class ANTSSettings(NegativeSettings):
     )
     eta: float = setting(0.5, "quantile of the low scores that becomes theta", low=0.0, high=1.0)
     theta: float = setting(0.8, "first threshold below which an image is captioned", low=0, high=1)
-    group_length: int = setting(100, "texts in a group of the grouped score", low=1)
-    rounds: int = setting(10, "largest number of caption rounds", low=0)
-    round_size: int = setting(200, "a round starts when more images than this wait", low=0)
-    far_capacity: int = setting(10_000, "largest number of far texts", low=1)
-    frequent: int = setting(40, "most often predicted classes that give near texts", low=1)
+    group_length: int = setting(100, "texts in a group of the grouped score", low=1, high=1_000_000)
+    rounds: int = setting(10, "largest number of caption rounds", low=0, high=10_000)
+    round_size: int = setting(
+        200, "a round starts when more images than this wait", low=0, high=1_000_000
+    )
+    far_capacity: int = setting(10_000, "largest number of far texts", low=1, high=1_000_000)
+    frequent: int = setting(
+        40, "most often predicted classes that give near texts", low=1, high=1_000_000
+    )
     start_with_negatives: bool = setting(False, "far texts start as the mined negatives")
 
 

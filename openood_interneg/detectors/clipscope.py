@@ -27,7 +27,9 @@ class CLIPScopeSettings(LabelSettings):
     label_prompt: str = setting("mcm", "prompt set or template of the ID labels")
     corpus: str = setting("wordnet", "where nouns come from, as in the other methods")
     ignore_case: bool = setting(True, "compare words with class names without regard to case")
-    num_negatives: int = setting(10_000, "M, nearest and farthest nouns together", low=2)
+    num_negatives: int = setting(
+        10_000, "M, nearest and farthest nouns together", low=2, high=10_000_000
+    )
     mining_prompt: str = setting("the {}", "prompt of nouns when they are ranked")
     nearest_prompt: str = setting("photo", "prompt of the nearest nouns when images are scored")
     farthest_prompt: str = setting("mcm", "prompt of the farthest nouns when images are scored")

@@ -34,7 +34,7 @@ class CSPSettings(NegLabelSettings):
     intra_quantile_rule: Literal["index", "linear"] = setting(
         "linear", "quantile as the sorted value at int(q C), or interpolated"
     )
-    groups: int = setting(100, "G, groups over which the score is averaged", low=1)
+    groups: int = setting(100, "G, groups over which the score is averaged", low=1, high=1_000_000)
     fraction: float = setting(
         0.15, "p, share of the nouns and of the phrases that become negative", low=1e-6, high=1.0
     )

@@ -32,7 +32,7 @@ class LocalPromptSettings(TrainedSettings):
 
     label_prompt: str = setting("simple", "prompt of the labels, which are not learned")
     tau: float = setting(1.0, TAU_HELP, low=1e-6)
-    top: int = setting(10, "pairs of a patch and a class that are averaged", low=1)
+    top: int = setting(10, "pairs of a patch and a class that are averaged", low=1, high=10_000)
 
 
 class LocalPrompt(Detector[LocalPromptSettings]):

@@ -28,7 +28,9 @@ LEAST_WEIGHT = 0.01  # an image that is less likely OOD is not remembered
 class RatioNegSettings(InversionSettings, NegativeSettings):
     """Settings of RatioNeg; one default for every benchmark."""
 
-    num_negatives: int = setting(70_000, "M, negative texts kept: all that pass", low=0)
+    num_negatives: int = setting(
+        70_000, "M, negative texts kept: all that pass", low=0, high=10_000_000
+    )
     tau: float = setting(1.0, "temperature: logits are logit_scale * cosine / tau", low=1e-6)
     memory: Literal["image", "inverted"] = setting(
         "image", "what the memory and the shots are compared by: image features, or inversions"
@@ -36,7 +38,10 @@ class RatioNegSettings(InversionSettings, NegativeSettings):
     memory_capacity: int = setting(500, "K, images remembered", low=1, high=1_000_000)
     prior_weight: float = setting(10.0, "n0, weight of the ID density in the memory's", low=1e-6)
     shots_per_class: int = setting(
-        16, "ID images of each class that p_ID and the p-values are taken from", low=2
+        16,
+        "ID images of each class that p_ID and the p-values are taken from",
+        low=2,
+        high=1_000_000,
     )
     update: Literal["batch", "sample"] = setting(
         "batch", "score a batch's images again with its memory, or causally, image by image"

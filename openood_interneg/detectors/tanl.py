@@ -26,20 +26,29 @@ class TANLSettings(NegativeSettings):
     negatives: Literal["inter", "intra", "none"] = setting(
         "intra", "order of the candidate texts; TANL takes the whole corpus"
     )
-    num_negatives: int = setting(1_000_000, "candidate texts; more than the corpus is all", low=0)
+    num_negatives: int = setting(
+        1_000_000, "candidate texts; more than the corpus is all", low=0, high=10_000_000
+    )
     tau: float = setting(1.0, "temperature: logits are logit_scale * cosine / tau", low=1e-6)
-    beta: int = setting(1000, "activated negative texts that are scored with", low=1)
+    beta: int = setting(
+        1000, "activated negative texts that are scored with", low=1, high=10_000_000
+    )
     alpha: float = setting(
         0.0, "share of the queues in the activations; the rest is the batch", low=0.0, high=1.0
     )
     gap: float = setting(
         0.5, "g: ID above theta + g(1 - theta), OOD below theta - g theta", low=0.0, high=1.0
     )
-    capacity: int = setting(300, "L, images in each activation queue", low=1)
+    capacity: int = setting(300, "L, images in each activation queue", low=1, high=10_000)
     gamma: int = setting(
-        1, "step of the activation-aware score; 0 uses all activated texts at once", low=0
+        1,
+        "step of the activation-aware score; 0 uses all activated texts at once",
+        low=0,
+        high=1_000_000,
     )
-    score_capacity: int = setting(20_000, "scores from which theta is found", low=1)
+    score_capacity: int = setting(
+        20_000, "scores from which theta is found", low=1, high=10_000_000
+    )
     seed: int = setting(0, "seed of the noise images and of the order of the label texts", low=0)
 
 

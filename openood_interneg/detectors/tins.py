@@ -21,9 +21,9 @@ from openood_interneg.settings import InterNegSettings, setting
 class TINSSettings(InterNegSettings):
     """Settings of TINS."""
 
-    groups: int = setting(5, "G, groups over which the score is averaged", low=1)
+    groups: int = setting(5, "G, groups over which the score is averaged", low=1, high=1_000_000)
     beta: float = setting(0.3, "an image that scores below is high-confidence OOD", low=0, high=1)
-    steps: int = setting(30, "S, optimisation steps of an inversion", low=1)
+    steps: int = setting(30, "S, optimisation steps of an inversion", low=1, high=1000)
     repulsion: float = setting(
         0.3, "lambda, how strongly inversions are kept from the image proxies", low=0.0
     )
@@ -31,7 +31,10 @@ class TINSSettings(InterNegSettings):
         "a photo of a {}.", "prompt of the mined words from which inversions start"
     )
     buffer_capacity: int = setting(
-        2000, "B, overflow of the bank that is kept until it is mixed in; 0 drops it", low=0
+        2000,
+        "B, overflow of the bank that is kept until it is mixed in; 0 drops it",
+        low=0,
+        high=1_000_000,
     )
 
 

@@ -47,7 +47,9 @@ class LabelSettings(MethodSettings):
 class IdImageSettings(LabelSettings):
     """Labels, and which ID training images are looked at."""
 
-    images_per_class: int = setting(16, "N, ID images per class (per image proxy, Eq. 7)", low=1)
+    images_per_class: int = setting(
+        16, "N, ID images per class (per image proxy, Eq. 7)", low=1, high=1_000_000
+    )
     proxy_select: Literal["random", "first"] = setting(
         "random", "which N images of a class: drawn with proxy_seed, or the first of the list"
     )
@@ -71,7 +73,7 @@ class NegativeSettings(IdImageSettings):
     negatives: Literal["inter", "intra", "none"] = setting(
         "inter", "negative texts by the inter-modal criterion (Eq. 9), NegLabel's, or none"
     )
-    num_negatives: int = setting(2000, "M, negative texts kept (Section C)", low=0)
+    num_negatives: int = setting(2000, "M, negative texts kept (Section C)", low=0, high=10_000_000)
     intra_quantile: float = setting(
         0.95, "quantile of a word's cosines with the labels (NegLabel)", low=0.0, high=1.0
     )
@@ -91,7 +93,9 @@ class InversionSettings(MethodSettings):
     """How images are inverted into the text space (Algorithm 2)."""
 
     num_tokens: int = setting(1, "T, pseudo-tokens per image", low=1, high=16)
-    steps: int = setting(10, "S, optimisation steps of an inversion (Algorithm 2)", low=1)
+    steps: int = setting(
+        10, "S, optimisation steps of an inversion (Algorithm 2)", low=1, high=1000
+    )
     lr: float = setting(2e-2, "learning rate of AdamW", low=0.0)
     weight_decay: float = setting(0.01, "weight decay of AdamW", low=0.0)
     templates: str = setting(
@@ -105,7 +109,7 @@ class InterNegSettings(InversionSettings, NegativeSettings):
     """InterNeg (CVPR 2026) with the switches of its ablation (Table 3)."""
 
     tau: float = setting(1.0, "temperature: logits are logit_scale * cosine / tau", low=1e-6)
-    groups: int = setting(1, "G, groups over which the score is averaged", low=1)
+    groups: int = setting(1, "G, groups over which the score is averaged", low=1, high=1_000_000)
     beta: float = setting(0.35, "an image that scores below is high-confidence OOD", low=0, high=1)
     bank: Literal["inter", "intra", "image", "none"] = setting(
         "inter",

@@ -1,9 +1,11 @@
 """Settings: defaults, and what is refused with which words."""
 
 import dataclasses
+import typing
 
 import pytest
 
+from openood_interneg.detectors.registry import list_methods
 from openood_interneg.settings import InterNegSettings, SettingsError, as_mapping, from_mapping
 
 
@@ -31,6 +33,7 @@ def test_round_trip():
         ({"num_negatives": True}, "takes a number"),
         ({"ignore_case": "yes"}, "true or false"),
         ({"update": "never"}, "choose one of batch, sample"),
+        ({"steps": 18_135_757_781}, "at most 1000"),
         ({"corpus": ""}, "non-empty"),
         ({"templates": None}, "non-empty"),
     ],
@@ -47,3 +50,11 @@ def test_errors_name_their_source():
 
 def test_every_setting_is_documented():
     assert all(f.metadata["help"] for f in dataclasses.fields(InterNegSettings))
+
+
+@pytest.mark.parametrize("method", list_methods(), ids=lambda m: m.name)
+def test_every_whole_number_has_a_largest_value(method):
+    """A size without one, in a file that somebody made, takes all of the machine's memory."""
+    kinds = typing.get_type_hints(method.detector.Settings)
+    sizes = [f for f in dataclasses.fields(method.detector.Settings) if kinds[f.name] is int]
+    assert not [f.name for f in sizes if f.metadata["high"] is None and "seed" not in f.name]
