@@ -4,72 +4,63 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from openood_interneg.reproduce import plots, style
+from openood_interneg.reproduce import panels, plots, style
 from openood_interneg.reproduce.error_types import GAMMAS
 from openood_interneg.reproduce.exhibits import load_exhibit
 from openood_interneg.reproduce.experiment import Experiment
+from openood_interneg.reproduce.kept_figures import Drawn, FigureFiles
 from openood_interneg.reproduce.sealed import file_digest
 from openood_interneg.reproduce.stream_figures import stream_figures
 from openood_interneg.reproduce.tables import STAGES, ResultTable, arrow, set_name
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """A figure in both forms.
-
-    Attributes:
-        name: of its files.
-        title: printed over it.
-        alt: what it shows, for readers of text.
-        svg: its ink is the page's text colour.
-    """
-
-    name: str
-    title: str
-    alt: str
-    svg: str
-    png: bytes
-
-
 def draw_figures(
-    experiment: Experiment, result: Mapping[str, Any], table: ResultTable, cells: Path
+    experiment: Experiment,
+    result: Mapping[str, Any],
+    table: ResultTable,
+    cells: Path,
+    files: FigureFiles,
 ) -> list[Drawn]:
-    """All figures of an experiment.
+    """All figures of an experiment; those whose inputs did not change are not drawn anew.
 
     Args:
         experiment: says which kinds of figures there are.
         result: of the experiment.
         table: of the result.
         cells: folder of the cells' files.
+        files: where the figures are, or come to be.
     """
-    artist = _Artist(experiment, result, table, cells)
-    with style.page_style():
-        own = {"errors": artist.errors, "sweep": artist.sweeps, "ratios": artist.ratios}
-        own |= {"streams": artist.streams, "timing": artist.timing}
-        own.get(experiment.kind, artist.bars)()
-        if experiment.kind == "table" and experiment.exhibit:
-            artist.distributions()
-        artist.stream()
+    artist = _Artist(experiment, result, table, cells, files)
+    own = {"errors": artist.errors, "sweep": artist.sweeps, "ratios": artist.ratios}
+    own |= {"streams": artist.streams, "timing": artist.timing}
+    own.get(experiment.kind, artist.bars)()
+    if experiment.kind == "table" and experiment.exhibit:
+        artist.distributions()
+    artist.stream()
+    files.write_record()
     return artist.drawn
 
 
 class _Artist:
     def __init__(
-        self, experiment: Experiment, result: Mapping[str, Any], table: ResultTable, cells: Path
+        self,
+        experiment: Experiment,
+        result: Mapping[str, Any],
+        table: ResultTable,
+        cells: Path,
+        files: FigureFiles,
     ):
         self.experiment, self.result, self.table = experiment, result, table
-        self.cells = cells
+        self.cells, self.files = cells, files
         self.drawn: list[Drawn] = []
         self.ran = [cell for cell in result["cells"] if "sets" in cell]
         self.colours = {
@@ -80,10 +71,11 @@ class _Artist:
             labels, cycle = [variant.label for variant in experiment.methods], style.CYCLE
             self.colours = {label: cycle[i % len(cycle)] for i, label in enumerate(labels)}
 
-    def add(self, figure: Figure, name: str, title: str, alt: str) -> None:
+    def add(
+        self, name: str, title: str, alt: str, draw: Callable[..., Figure], *inputs: Any
+    ) -> None:
         name = f"{self.experiment.id}_{name}"
-        svg = style.as_svg(figure, name).replace(style.INK, "currentColor")
-        self.drawn.append(Drawn(name, title, alt, svg, style.as_png(figure)))
+        self.drawn.append(self.files.figure(name, title, alt, draw, *inputs))
 
     def set_name(self, name: str) -> str:
         return set_name(self.experiment, self.result, name)
@@ -107,21 +99,17 @@ class _Artist:
                     continue
                 values = [self.table.values[row, column, metric] for row in rows]
                 other = "; † published with ID positive" if any(v.mark for v in values) else ""
-                figure, ax = _panel(height=0.8 + 0.27 * len(rows))
-                plots.paired_bars(
-                    ax,
+                self.add(
+                    f"bars_{_slug(column)}_{_slug(metric)}",
+                    f"{column}, {metric}: ours (bars) and published (diamonds){other}",
+                    f"Bars of {metric} per row of the table, column {column}",
+                    panels.bars,
                     [" · ".join(row) + value.mark for row, value in zip(rows, values, strict=True)],
                     [value.mean for value in values],
                     [value.published for value in values],
                     [self._row_colour(row) for row in rows],
                     [value.std for value in values],
-                )
-                ax.set_xlabel(f"{metric} {arrow(metric)}")
-                self.add(
-                    figure,
-                    f"bars_{_slug(column)}_{_slug(metric)}",
-                    f"{column}, {metric}: ours (bars) and published (diamonds){other}",
-                    f"Bars of {metric} per row of the table, column {column}",
+                    f"{metric} {arrow(metric)}",
                 )
 
     def _ran(self, row: tuple[str, ...], column: str) -> bool:
@@ -153,27 +141,25 @@ class _Artist:
         for name, by in scores.items():
             label = self.set_name(name)
             if shown in by:
-                figure, ax = _panel()
-                id_score, ood_score = by[shown]
-                plots.score_histogram(ax, id_score, ood_score, label)
                 self.add(
-                    figure,
                     f"histogram_{_slug(name)}",
                     f"Scores of {shown}, ID and {label}",
                     f"Histograms of {shown}'s scores of ID images and of {label}",
+                    panels.histogram,
+                    *by[shown],
+                    label,
                 )
             for kind, draw, title in (
-                ("roc", plots.roc_curves, "ROC"),
-                ("pr", plots.precision_recall_curves, "Precision and recall"),
+                ("roc", panels.roc, "ROC"),
+                ("pr", panels.precision_recall, "Precision and recall"),
             ):
-                figure, ax = _panel(height=3.4)
-                draw(ax, by, self.colours)
-                style.legend_below(figure, ax)
                 self.add(
-                    figure,
                     f"{kind}_{_slug(name)}",
                     f"{title} of {label}, OOD positive",
                     f"{title} of {label}, one line per method",
+                    draw,
+                    by,
+                    self.colours,
                 )
 
     def errors(self) -> None:
@@ -181,15 +167,14 @@ class _Artist:
         for name in list(self.ran[0]["sets"]) if self.ran else []:
             label = self.set_name(name)
             for kind, title in (("max_ood", "Max-OOD"), ("sum_ood", "Sum-OOD")):
-                figure, ax = _panel()
-                rates = {cell["method"]: cell["sets"][name][kind] for cell in self.ran}
-                plots.error_rate_curves(ax, GAMMAS, rates, self.colours)
-                ax.legend(frameon=False)
                 self.add(
-                    figure,
                     f"{kind}_{_slug(name)}",
                     f"{title} dominant ID errors, OOD set {label}",
                     f"Rate of {title} dominant ID errors over the threshold, OOD set {label}",
+                    panels.error_rates,
+                    GAMMAS,
+                    {cell["method"]: cell["sets"][name][kind] for cell in self.ran},
+                    self.colours,
                 )
 
     def sweeps(self) -> None:
@@ -205,21 +190,17 @@ class _Artist:
                 for cell in cells:
                     mean = float(np.mean([values[metric] for values in cell["sets"].values()]))
                     lines[cell["part"]][x.index(points[cell["point"]].value)] = mean
-                figure, ax = _panel()
-                plots.sweep_line(ax, x, lines, colours, _DEFAULTS.get(sweep))
-                if x[0] > 0 and x[-1] / x[0] > 20:
-                    ax.set_xscale("log")
-                    ax.minorticks_off()
-                    ax.set_xticks(x, [f"{value:g}" for value in x], rotation=30)
                 name = "β" if sweep == "beta" else sweep
-                ax.set_xlabel(name)
-                ax.set_ylabel(f"{metric} {arrow(metric)}")
-                ax.legend(frameon=False)
                 self.add(
-                    figure,
                     f"sweep_{_slug(sweep)}_{_slug(metric)}",
                     f"{metric} over {name}; the default is dotted",
                     f"{metric} over {name}, one line per part of the benchmark",
+                    panels.sweep,
+                    x,
+                    lines,
+                    colours,
+                    _DEFAULTS.get(sweep),
+                    (name, f"{metric} {arrow(metric)}"),
                 )
 
     def ratios(self) -> None:
@@ -234,16 +215,15 @@ class _Artist:
                 lines[variant.label] = [
                     np.nan if value is None or value.mean is None else value.mean for value in found
                 ]
-            figure, ax = _panel()
-            plots.category_lines(ax, points, lines, self.colours)
-            ax.set_xlabel("ID : OOD")
-            ax.set_ylabel(f"{metric} {arrow(metric)}")
-            ax.legend(frameon=False)
             self.add(
-                figure,
                 f"ratios_{_slug(column)}_{_slug(metric)}",
                 f"{column}: {metric} over the ratio of ID to OOD images",
                 f"{column}: {metric} over the ratio of ID to OOD images, one line per method",
+                panels.ratios,
+                points,
+                lines,
+                self.colours,
+                f"{metric} {arrow(metric)}",
             )
 
     def timing(self) -> None:
@@ -255,11 +235,14 @@ class _Artist:
             for stage, values in stages.items():
                 values.append(1000 * float(np.mean([v[stage] for v in cell["sets"].values()])))
         if names:
-            figure, ax = _panel(height=1.1 + 0.4 * len(names))
-            plots.stacked_bars(ax, names, stages)
-            style.legend_below(figure, ax)
-            ax.set_xlabel("milliseconds per image")
-            self.add(figure, "stages", "Time per image by stage", "Stacked bars of time per stage")
+            self.add(
+                "stages",
+                "Time per image by stage",
+                "Stacked bars of time per stage",
+                panels.timing,
+                names,
+                stages,
+            )
 
     def stream(self) -> None:
         """The bank's growth and the score's drift, from the exhibit."""
@@ -267,31 +250,27 @@ class _Artist:
         if not exhibit:
             return
         streams = {self.set_name(k): v["stream"] for k, v in exhibit["sets"].items()}
-        figure, ax = _panel()
-        plots.bank_growth(
-            ax,
+        self.add(
+            "bank",
+            "Growth of the bank",
+            "Entries of the bank over images seen",
+            panels.bank,
             {name: stream["seen"] for name, stream in streams.items()},
             {name: stream["bank"] for name, stream in streams.items()},
         )
-        self.add(figure, "bank", "Growth of the bank", "Entries of the bank over images seen")
         for name, stream in streams.items():
-            figure, ax = _panel()
-            plots.score_drift(ax, stream["seen"], stream["id"], stream["ood"])
             self.add(
-                figure,
                 f"drift_{_slug(name)}",
                 f"Mean score of each batch over the stream with {name}",
                 f"Mean ID and OOD scores per batch over the stream with {name}",
+                panels.drift,
+                stream["seen"],
+                stream["id"],
+                stream["ood"],
             )
 
 
 _DEFAULTS = {"N": 16, "M": 2000, "K": 2000, "beta": 0.35}
-
-
-def _panel(height: float = 2.7) -> tuple[Figure, Axes]:
-    """A figure with one axis, of a size that is readable on a phone."""
-    figure, axes = style.new_figure(width=4.3, height=height)
-    return figure, axes[0][0]
 
 
 def _slug(text: str) -> str:

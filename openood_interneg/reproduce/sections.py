@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from openood_interneg.reproduce.experiment import Experiment
-from openood_interneg.reproduce.figures import Drawn
+from openood_interneg.reproduce.kept_figures import Drawn
 from openood_interneg.reproduce.tables import ResultTable, set_name
 
 NOT_PAPER = "not the paper's data: figures are not comparable with the published column"

@@ -10,18 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openood_interneg.data.store import atomic_path, write_text
+from openood_interneg.data.store import write_text
 from openood_interneg.evaluation.results import csv_cell
 from openood_interneg.reproduce.exhibits import load_exhibit
 from openood_interneg.reproduce.experiment import Experiment
 from openood_interneg.reproduce.experiment_files import list_experiments, load_experiment
 from openood_interneg.reproduce.figures import draw_figures
+from openood_interneg.reproduce.kept_figures import FigureFiles
 from openood_interneg.reproduce.latex import latex
 from openood_interneg.reproduce.markdown import markdown
 from openood_interneg.reproduce.page import html
 from openood_interneg.reproduce.sealed import read_sealed, write_sealed
 from openood_interneg.reproduce.sections import Section
 from openood_interneg.reproduce.tables import build_table
+
+# How the result came about, which is another each time: results do not tell it.
+OF_THE_RUN = ("seconds", "found", "computed")
 
 
 @dataclass(frozen=True)
@@ -42,15 +46,16 @@ def write_result(out: Path, experiment: Experiment, result: Mapping[str, Any]) -
     table = build_table(experiment, result)
     path = folder / f"{experiment.id}.json"
     write_text(folder / f"{experiment.id}.yml", experiment.text)
-    write_sealed(path, dict(result) | {"figures": table.plain()})
+    plain = {name: value for name, value in result.items() if name not in OF_THE_RUN}
+    write_sealed(path, plain | {"figures": table.plain()})
     return path
 
 
 def write_report(out: Path) -> Report:
     """Builds the report of all results in `out/experiments`: HTML, Markdown, LaTeX, CSV, JSON.
 
-    Figures go to `out/figures` as SVG and PNG; they are in the page, too. A damaged or edited
-    result is left out with a warning.
+    Figures go to `out/figures` as SVG and PNG; they are in the page, too, and one whose inputs
+    did not change is not drawn anew. A damaged or edited result is left out with a warning.
     """
     out = Path(out)
     results = [(path, read_sealed(path)) for path in _results(out)]
@@ -59,12 +64,6 @@ def write_report(out: Path) -> Report:
         name = section.experiment.id
         write_text(out / "tables" / f"{name}.tex", latex(section))
         write_text(out / "tables" / f"{name}.csv", csv_text(section))
-        for figure in section.figures:
-            svg = figure.svg.replace("currentColor", "#1f2328")
-            header = '<?xml version="1.0" encoding="utf-8"?>\n'
-            write_text(out / "figures" / f"{figure.name}.svg", header + svg)
-            with atomic_path(out / "figures" / f"{figure.name}.png") as temporary:
-                temporary.write_bytes(figure.png)
     text = "# Reproduced tables and figures\n\n" + "\n".join(map(markdown, report.sections))
     write_text(out / "report.md", text)
     plain = {
@@ -86,7 +85,8 @@ def _results(out: Path) -> list[Path]:
 def _section(out: Path, path: Path, result: dict[str, Any]) -> Section:
     experiment = load_experiment(path.with_suffix(".yml"))
     table = build_table(experiment, result)
-    figures = draw_figures(experiment, result, table, out / "cells")
+    files = FigureFiles(out / "figures", experiment.id)
+    figures = draw_figures(experiment, result, table, out / "cells", files)
     return Section(experiment, result, table, figures, load_exhibit(result, out / "cells"))
 
 
