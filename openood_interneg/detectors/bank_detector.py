@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from openood_interneg.detectors.base import Detector, DetectorError, Scores
+from openood_interneg.detectors.batch_logits import EVERY, BatchGroups, BatchLogits, BatchSums
 from openood_interneg.detectors.scoring import (
     group_order,
     grouped_score_from_lse,
     id_mass,
-    logits,
+    in_group_order,
 )
 from openood_interneg.detectors.watched import Watched
 from openood_interneg.detectors.watched_bank import BesideBank, WatchedBank, WatchedGroups, beside
@@ -53,16 +54,11 @@ class BankDetector(Detector[InterNegSettings]):
                 f"bank '{settings.bank}' needs image proxies; give ID images, or set bank: none"
             )
         capacity = 0 if settings.bank == "none" else settings.bank_capacity
-        # Labels, negatives, then the bank's rows where they lie: nothing is copied as it grows.
-        fixed = len(space.labels) + len(space.negatives)
-        dim = space.labels.shape[1]
-        self._texts = torch.zeros(fixed + capacity, dim, device=space.device)
-        self._texts[:fixed] = torch.cat([space.labels, space.negatives])
-        self._bank_rows = self._texts[fixed:]
-        self.bank = NegativeBank(capacity, dim, space.device)
+        self.bank = NegativeBank(capacity, space.labels.shape[1], space.device)
         self._floor = floor
         self._beside: BesideBank | None = None
-        self._ordered = 0, torch.arange(0, device=space.device)  # a number of columns, their order
+        self._columns = torch.arange(0, device=space.device)
+        self._ordered = 0, self._columns  # a number of columns, their order
 
     @property
     def remembers(self) -> bool:
@@ -102,7 +98,6 @@ class BankDetector(Detector[InterNegSettings]):
 
     def _bank_changed(self) -> None:
         """With G > 1 finds the order of columns in which groups are runs, best negatives first."""
-        self.bank.live_in(self._bank_rows)
         groups = self.settings.groups
         if groups == 1:
             return
@@ -114,29 +109,25 @@ class BankDetector(Detector[InterNegSettings]):
             self._ordered = count, group_order(count, groups).to(ranked.device)
         self._columns = ranked[self._ordered[1]]
 
-    def _all_logits(self, features: Tensor) -> Tensor:
-        """(B, C + M + K) logits of labels, negatives and bank; columns of free places undefined."""
-        every = features.new_empty(len(features), len(self._texts))
-        used = len(self._texts) - self.bank.capacity + len(self.bank)
-        torch.mm(features, self._texts[:used].t(), out=every[:, :used])
-        every[:, :used] *= self.space.logit_scale / self.settings.tau
-        return every
+    def _batch_logits(self, features: Tensor, bank: NegativeBank) -> BatchSums | BatchGroups:
+        """Logits of images (B, D) beside a bank."""
+        kind = BatchSums if self.settings.groups == 1 else BatchGroups
+        return kind(features, self.space, self.settings.tau, bank)
 
-    def _negative_logits(self, every: Tensor) -> Tensor:
-        """The negatives' logits (B, n) in group order: columns of `_all_logits`."""
-        classes = len(self.space.labels)
-        if self.settings.groups > 1:
-            return every[:, classes:].index_select(1, self._columns)
-        return every[:, classes : classes + len(self.space.negatives) + len(self.bank)]
+    def _scores(self, every: BatchLogits, columns: Tensor, rows: slice = EVERY) -> Tensor:
+        """Scores of some of a batch's images; with G > 1 of these columns, in group order."""
+        if isinstance(every, BatchSums):
+            return self._sum_score(every.id_lse[rows], every.negative_lse(rows), every.count)
+        assert isinstance(every, BatchGroups)
+        scores = []
+        for block in every.blocks(rows):
+            own = every.id_lse[block]
 
-    def _refresh(self, features: Tensor, every: Tensor, layout: int) -> None:
-        """Brings `_all_logits` up to date after an `offer`: one column for each row written."""
-        if self.bank.layout != layout:  # rows moved
-            every.copy_(self._all_logits(features))
-            return
-        columns = self.bank.written + (len(self._texts) - self.bank.capacity)
-        scale, tau = self.space.logit_scale, self.settings.tau
-        every[:, columns] = logits(features, self._texts[columns], scale, tau)
+            def score(part: slice, negative: Tensor, own: Tensor = own) -> Tensor:
+                return self._score(own[part], negative)
+
+            scores.append(in_group_order(score, every.logits(block), columns))
+        return torch.cat(scores)
 
     def _score(self, id_lse: Tensor, negative_logits: Tensor) -> Tensor:
         """Scores (B,) of the labels' log-sums (B,) and negative logits (B, n) in group order."""
@@ -146,6 +137,12 @@ class BankDetector(Detector[InterNegSettings]):
         """`_score` with one group, of the log-sums (B,) of `count` negatives."""
         return id_mass(id_lse, negative_lse)
 
+    def _sum_score(self, id_lse: Tensor, negative_lse: Tensor, count: int) -> Tensor:
+        """`_single_score` of log-sums in float64, as float32 on the space's device."""
+        one = id_lse.new_ones(id_lse.shape)
+        score = self._single_score(id_lse, negative_lse, count) if count else one
+        return score.to(self.space.labels)
+
     def score(self, features: Tensor, ids: Tensor | None = None) -> Scores:
         """See `Detector.score`."""
         self._check(features)
@@ -153,13 +150,9 @@ class BankDetector(Detector[InterNegSettings]):
 
     def score_with(self, features: Tensor, bank: Tensor) -> Scores:
         """Scores of features (B, D) as they would be with a bank of these rows (n, D)."""
-        space, settings = self.space, self.settings
-        negatives = torch.cat([space.negatives, bank])
-        order = group_order(len(negatives), settings.groups).to(negatives.device)
-        scale, tau = space.logit_scale, settings.tau
-        id_logits = logits(features, space.labels, scale, tau)
-        negative = logits(features, negatives[order], scale, tau)
-        return Scores(id_logits.argmax(dim=1), self._score(id_logits.logsumexp(dim=1), negative))
+        every = self._batch_logits(features, NegativeBank.holding(bank))
+        order = group_order(every.count, self.settings.groups).to(features.device)
+        return Scores(every.id_logits.argmax(dim=1), self._scores(every, order))
 
     def _learned_negatives(self) -> Tensor:
         return self.bank.features
@@ -182,9 +175,7 @@ class BankDetector(Detector[InterNegSettings]):
             return self._score(kept.id_lse, kept.logits.index_select(1, self._columns))
         assert isinstance(kept, WatchedBank)
         count = len(self.space.negatives) + len(self.bank)
-        if not count:
-            return torch.ones(len(kept.id_lse), device=watched.features.device)
-        return self._single_score(kept.id_lse, kept.negative_lse, count).to(watched.features)
+        return self._sum_score(kept.id_lse, kept.negative_lse, count)
 
     def _admitted(self) -> None:
         """The bank took what it was offered."""

@@ -216,12 +216,14 @@ class Detector(Generic[S]):
             features: (B, D), or (V, B, D) of views or patches, of which the first is the image.
         """
         space = self.space
-        texts = torch.cat([space.labels, space.negatives, self._learned_negatives()])
         # A method without a temperature compares bare cosines: tau = 1 ranks alike.
         tau = getattr(self.settings, "tau", 1.0)
         image = features.reshape(-1, *features.shape[-2:])[0]
-        every = logits(image, texts, space.logit_scale, tau)
-        return every[:, : len(space.labels)], every[:, len(space.labels) :]
+        own, mined, learned = (
+            logits(image, texts, space.logit_scale, tau)
+            for texts in (space.labels, space.negatives, self._learned_negatives())
+        )
+        return own, torch.cat([mined, learned], dim=1)
 
     def negative_logits(self, features: Tensor) -> Tensor:
         """The negative logits (B, n) of `text_logits`."""

@@ -8,7 +8,16 @@ import torch
 from torch import Tensor
 
 from openood_interneg.detectors.base import Detector, DetectorError, Scores
-from openood_interneg.detectors.scoring import group_order, grouped_score, logits
+from openood_interneg.detectors.scoring import (
+    KEPT,
+    exact,
+    group_order,
+    grouped_score_from_lse,
+    id_mass,
+    in_group_order,
+    log_sum,
+    logits,
+)
 from openood_interneg.negatives.text_space import TextSpace
 
 
@@ -32,13 +41,27 @@ class GroupedDetector(Detector[G]):
         count, groups = len(space.negatives), self.settings.groups
         if 0 < count < groups:
             raise DetectorError(f"{count} negative texts do not make {groups} groups; set fewer")
-        order = group_order(count, groups)
-        self._texts = torch.cat([space.labels, space.negatives[order.to(space.device)]])
+        self._order = group_order(count, groups).to(space.device)
 
     def _step(self, features: Tensor, ids: Tensor) -> Scores:
         space, settings = self.space, self.settings
-        every = logits(features, self._texts, space.logit_scale, settings.tau)
-        classes = len(space.labels)
-        id_logits, negative_logits = every[:, :classes], every[:, classes:]
-        score = grouped_score(id_logits, negative_logits, settings.groups)
-        return Scores(id_logits.argmax(dim=1), score)
+        id_logits = logits(features, space.labels, space.logit_scale, settings.tau)
+        id_lse = id_logits.logsumexp(dim=1)
+        return Scores(id_logits.argmax(dim=1), self._scores(features, id_lse))
+
+    def _scores(self, features: Tensor, id_lse: Tensor) -> Tensor:
+        """(B,) of images (B, D) and their log-sums over the labels (B,)."""
+        space, tau, groups = self.space, self.settings.tau, self.settings.groups
+        if groups == 1 or not len(self._order):
+            negative = log_sum(features, space.negatives, space.logit_scale, tau)
+            return id_mass(exact(id_lse), negative).to(id_lse)
+        size = max(KEPT // len(space.negatives), 1)
+        scores = []
+        for part, own in zip(features.split(size), id_lse.split(size), strict=True):
+            every = logits(part, space.negatives, space.logit_scale, tau)
+
+            def score(rows: slice, negative: Tensor, own: Tensor = own) -> Tensor:
+                return grouped_score_from_lse(own[rows], negative, groups)
+
+            scores.append(in_group_order(score, every, self._order))
+        return torch.cat(scores)

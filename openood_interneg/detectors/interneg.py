@@ -9,6 +9,7 @@ from torch import Tensor
 
 from openood_interneg.detectors.bank_detector import BankDetector
 from openood_interneg.detectors.base import Scores
+from openood_interneg.detectors.batch_logits import BatchLogits, images_at_once
 from openood_interneg.detectors.method import Method
 from openood_interneg.detectors.watched import moved_along
 from openood_interneg.negatives.mining import criterion_margin, deviation_degree
@@ -20,16 +21,14 @@ class _Batch(NamedTuple):
     Attributes:
         features: (B, D).
         ids: (B,).
-        every: logits, as `BankDetector._all_logits` gives them; kept up to date.
-        id_lse: (B,) log-sums over the labels.
+        every: its logits; kept up to date.
         score: (B,) with the bank as it was.
         gamma: (B,) thresholds where images are watched; brought to each image's own moment.
     """
 
     features: Tensor
     ids: Tensor
-    every: Tensor
-    id_lse: Tensor
+    every: BatchLogits
     score: Tensor
     gamma: Tensor | None
 
@@ -64,36 +63,39 @@ class InterNeg(BankDetector):
     # ---- the stream ----------------------------------------------------------------------
 
     def _step(self, features: Tensor, ids: Tensor) -> Scores:
+        if self.settings.update == "sample" and self.settings.groups > 1:
+            # The same by smaller batches, so that the logits that admissions add to can be kept.
+            size = images_at_once(self.space, self.bank)
+            if len(features) > size:
+                parts = zip(features.split(size), ids.split(size), strict=True)
+                return Scores.joined([self._step(*part) for part in parts])
         if not self.bank.settled:  # once per batch, so that a resumed stream is laid out alike
             if self._beside is None:
                 self.bank.settle()
             else:
                 self._beside.settle(self.bank)
             self._bank_changed()
-        every = self._all_logits(features)
-        id_logits = every[:, : len(self.space.labels)]
-        id_lse = id_logits.logsumexp(dim=1)
-        score = self._score(id_lse, self._negative_logits(every))
+        every = self._batch_logits(features, self.bank)
+        score = self._scores(every, self._columns)
         self.seen += len(features)
         gamma = None if self._watched is None else torch.full_like(score, self.threshold)
         if self.bank.capacity:
             update = self._update_batch if self.settings.update == "batch" else self._update_samples
-            score = update(_Batch(features, ids, every, id_lse, score, gamma))
-        return Scores(id_logits.argmax(dim=1), score, gamma=gamma)
+            score = update(_Batch(features, ids, every, score, gamma))
+        return Scores(every.id_logits.argmax(dim=1), score, gamma=gamma)
 
     def _update_batch(self, batch: _Batch) -> Tensor:
-        features, ids, every, id_lse, score, gamma = batch
+        features, ids, every, score, gamma = batch
         gated = (score < self.settings.beta).nonzero()[:, 0]
         if len(gated) == 0:
             return score
         ids = ids[gated.to(ids.device)]
         embeddings, good, deviation = self._candidates(features[gated], ids)
-        layout = self.bank.layout
         if not self.bank.offer(embeddings[good], deviation[good], ids[good.to(ids.device)]):
             return score  # same bank, same scores
         self._admitted()
-        self._refresh(features, every, layout)
-        final = self._score(id_lse, self._negative_logits(every))
+        every.admitted(self.bank)
+        final = self._scores(every, self._columns)
         if gamma is not None:
             offered = gated[good]
             own = moved_along(gamma[offered], score[offered], final[offered])
@@ -104,11 +106,8 @@ class InterNeg(BankDetector):
     def _update_samples(self, batch: _Batch) -> Tensor:
         """Algorithm 1. Only gated images cost anything: an admission adds one column of logits
         for the images that are still to come."""
-        features, ids, every, id_lse, score, gamma = batch
+        features, ids, every, score, gamma = batch
         final = score.clone()
-        single = self.settings.groups == 1
-        layout = self.bank.layout
-        lse = self._negative_logits(every).logsumexp(dim=1) if single else id_lse
         # Inversion does not depend on the bank, so images gated now are inverted together; those
         # that a growing bank gates later follow in further rounds.
         ready: dict[int, tuple[Tensor, bool, Tensor]] = {}
@@ -128,24 +127,13 @@ class InterNeg(BankDetector):
             position = first + 1
             if not admissible:
                 continue
-            full = len(self.bank) == self.bank.capacity
             if not self.bank.offer(embedding[None], deviation[None], ids[first : first + 1]):
                 continue
             self._admitted()
             rest = slice(first, None)  # the image itself and all after it
             before = final[first].clone()
-            moved = self.bank.layout != layout
-            self._refresh(features[rest], every[rest], layout)
-            layout = self.bank.layout
-            negatives = self._negative_logits(every[rest])
-            if not single:
-                final[rest] = self._score(id_lse[rest], negatives)
-            else:
-                if full or moved:  # a column was replaced
-                    lse[rest] = negatives.logsumexp(dim=1)
-                else:  # the new column is the last one
-                    lse[rest] = torch.logaddexp(lse[rest], negatives[:, -1])
-                final[rest] = self._single_score(id_lse[rest], lse[rest], negatives.shape[1])
+            every.admitted(self.bank, rest)
+            final[rest] = self._scores(every, self._columns, rest)
             if gamma is not None:
                 gamma[first] = moved_along(gamma[first], before, final[first])
                 gamma[position:] = self.threshold

@@ -213,7 +213,7 @@ class ProtectedInterNeg(InterNeg):
     def _timed(self, features: Tensor, ids: Tensor | None) -> Scores:
         self._protected.now = self.seen
         if self._protected.expire():
-            self.load_state_dict(self.state_dict())  # lays the texts out anew
+            self.load_state_dict(self.state_dict())  # rows have moved
         layout = self.bank.layout
         said = super().step(features, ids)
         if self.bank.layout != layout:  # an offer that the guard took back

@@ -14,7 +14,7 @@ from openood_interneg.detectors.base import Detector, DetectorError, Scores
 from openood_interneg.detectors.excess import ExcessDensity
 from openood_interneg.detectors.image_memory import ImageMemory
 from openood_interneg.detectors.method import Method
-from openood_interneg.detectors.scoring import logits
+from openood_interneg.detectors.scoring import exact, log_sum, logits
 from openood_interneg.detectors.shots import Null, first_of_each_class, leave_one_out_concentration
 from openood_interneg.detectors.watched import Watched, rank_reached
 from openood_interneg.negatives.inversion import Inverter
@@ -68,17 +68,18 @@ class RatioNegSettings(InversionSettings, NegativeSettings):
 # ---- pure functions ------------------------------------------------------------------------
 
 
-def text_ratio(id_logits: Tensor, negative_logits: Tensor) -> Tensor:
+def text_ratio(id_logits: Tensor, negative_lse: Tensor) -> Tensor:
     """a(h): largest ID logit minus the log-sum over labels and negatives.
 
     Args:
-        id_logits: (B, C). negative_logits: (B, M), M may be 0.
+        id_logits: (B, C).
+        negative_lse: (B,) float64 log-sums over the negatives; -inf for none.
 
     Returns:
-        (B,), at most 0: the log of the joint softmax of the best label.
+        (B,) float64, at most 0: the log of the joint softmax of the best label.
     """
-    joint = torch.logaddexp(id_logits.logsumexp(dim=1), negative_logits.logsumexp(dim=1))
-    return id_logits.amax(dim=1) - joint
+    joint = torch.logaddexp(exact(id_logits.logsumexp(dim=1)), negative_lse)
+    return exact(id_logits.amax(dim=1)) - joint
 
 
 class RatioNeg(Detector[RatioNegSettings]):
@@ -184,8 +185,8 @@ class RatioNeg(Detector[RatioNegSettings]):
         """a(h) as (B,) float64, and the predicted classes (B,)."""
         space, tau = self.space, self.settings.tau
         own = logits(features, space.labels, space.logit_scale, tau)
-        negative = logits(features, space.negatives, space.logit_scale, tau)
-        return text_ratio(own, negative).cpu().double().numpy(), own.argmax(dim=1)
+        negative = log_sum(features, space.negatives, space.logit_scale, tau)
+        return text_ratio(own, negative).cpu().numpy(), own.argmax(dim=1)
 
     def _ratio(
         self, density: np.ndarray, evidence: np.ndarray | float, mass: np.ndarray | float

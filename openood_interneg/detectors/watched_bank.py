@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
-from openood_interneg.detectors.scoring import exact, logits
+from openood_interneg.detectors.scoring import COLUMNS, ROWS, exact, log_sum, logits
 from openood_interneg.detectors.watched import LARGEST
 from openood_interneg.negatives.bank import NegativeBank
 from openood_interneg.negatives.text_space import TextSpace
 
-ROWS = 128  # images whose logits are taken in float64 at a time
 LOST_DIGITS = 1e-6  # a difference that is smaller than this share of its terms is made anew
 
 
@@ -60,11 +57,6 @@ class BesideBank:
         # In float64, so that a resumed stream, which counts anew, comes to the same thresholds.
         return logits(exact(self.features), exact(texts), self.scale, self.tau)
 
-    def _mined(self, space: TextSpace) -> Iterator[Tensor]:
-        """Logits of the mined negatives, some images at a time: in float64 they are large."""
-        for part in self.features.split(ROWS):
-            yield logits(exact(part), exact(space.negatives), self.scale, self.tau)
-
 
 class WatchedGroups(BesideBank):
     """Logits of the watched images with all negatives, for scores over groups of them.
@@ -81,7 +73,11 @@ class WatchedGroups(BesideBank):
         self.id_lse = self._logits(space.labels).logsumexp(dim=1).to(features)
         self.mined = len(space.negatives)
         self.logits = features.new_empty(len(features), self.mined + bank.capacity)
-        self.logits[:, : self.mined] = torch.cat([z.to(features) for z in self._mined(space)])
+        for at, part in enumerate(features.split(ROWS)):
+            mine = self.logits[at * ROWS : (at + 1) * ROWS, : self.mined]
+            for place, block in enumerate(space.negatives.split(COLUMNS)):
+                fresh = logits(exact(part), exact(block), self.scale, tau)
+                mine[:, place * COLUMNS : (place + 1) * COLUMNS] = fresh.to(mine)
         self.recount(bank)
 
     def recount(self, bank: NegativeBank) -> None:
@@ -118,7 +114,7 @@ class WatchedBank(BesideBank):
     def __init__(self, features: Tensor, space: TextSpace, tau: float, bank: NegativeBank):
         super().__init__(features, space, tau, bank)
         self.id_lse = self._logits(space.labels).logsumexp(dim=1)
-        mined = torch.cat([z.logsumexp(dim=1) for z in self._mined(space)])
+        mined = log_sum(exact(features), space.negatives, self.scale, tau)
         self.shift = torch.maximum(self.id_lse, mined)
         self.mined = (mined - self.shift).exp()
         self.terms = self.mined.new_zeros(0, len(features))  # (slots, n)

@@ -62,12 +62,13 @@ class NegativeBank:
             self._places[: self.size] = self.features
             self._moved()
 
-    def live_in(self, places: Tensor) -> None:
-        """Keeps the rows in `places` (K, D) from now on, such as the end of a matrix of texts."""
-        if self._places is not places:
-            places[: self.size] = self.features
-            self._places = places
-            self._moved()
+    @staticmethod
+    def holding(rows: Tensor) -> NegativeBank:
+        """A full bank of these rows (n, D) in this order; they are not copied."""
+        bank = NegativeBank(len(rows), rows.shape[1], rows.device)
+        bank._places, bank.size = rows, len(rows)
+        bank._moved()
+        return bank
 
     def __len__(self) -> int:
         return self.size
