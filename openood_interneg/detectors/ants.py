@@ -70,7 +70,8 @@ class ANTS(Detector[ANTSSettings]):
 
     Captions and look-alikes come from files, so the language model's part is fixed beforehand
     and may not see the stream. When far texts overflow, the newest go, as in the released code.
-    `far_only` and `near_only` need only their own file.
+    `far_only` and `near_only` need only their own file. Scores are kept until the last round, four
+    bytes an image; afterwards the memory no longer grows.
 
     Source: arXiv 2509.03951 and the code in OpenOOD-VLM, in float32 throughout.
     """
@@ -157,11 +158,11 @@ class ANTS(Detector[ANTSSettings]):
 
         # Nothing was remembered up to here; from here on nothing can be refused.
         self._batches += 1
-        self._scores = torch.cat([self._scores, static])
         self._counts += torch.bincount(pred.cpu(), minlength=len(self._counts))
-        if self._far:
+        if self._far and self._rounds < settings.rounds:  # else nobody asks for them any more
+            self._scores = torch.cat([self._scores, static])
             self._waiting += places
-            if self._rounds < settings.rounds and len(self._waiting) > settings.round_size:
+            if len(self._waiting) > settings.round_size:
                 self._caption_round()
         if self._near and self._batches >= 10 and (self._batches - 10) % 40 == 0:
             self._ask_for_lookalikes()
@@ -224,6 +225,8 @@ class ANTS(Detector[ANTSSettings]):
         self._waiting = []
         self._far_rows = (list(fresh) + self._far_rows)[-self.settings.far_capacity :]
         self._rounds += 1
+        if self._rounds == self.settings.rounds:
+            self._scores = self._scores[:0].clone()
 
     def _ask_for_lookalikes(self) -> None:
         # Ties go to the lower class; of the released code's counter, to the one seen first.
