@@ -18,6 +18,7 @@ from openood_interneg.application.state import (
 )
 from openood_interneg.application.stream import StreamRecord
 from openood_interneg.data.digests import tensor_digest
+from openood_interneg.detectors.registry import list_methods
 from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.settings import shown
 
@@ -151,7 +152,7 @@ def read(path: str | Path) -> SavedDetector:
     return SavedDetector(
         setup=Setup(
             method=meta["method"],
-            settings=meta["settings"],
+            settings=_completed(meta["method"], meta["settings"]),
             protections=meta["protections"],
             limits=meta["reading"],
             batch_size=meta["batch_size"],
@@ -179,6 +180,13 @@ def read(path: str | Path) -> SavedDetector:
             note=stream["note"],
         ),
     )
+
+
+def _completed(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Stored settings; one that is younger than the state was at its default then."""
+    known = [row for row in list_methods() if row.name == method]
+    defaults = {n: getattr(row.settings, n) for row in known for n in row.setting_names}
+    return defaults | dict(settings)
 
 
 def text_digests(space: TextSpace) -> dict[str, str]:

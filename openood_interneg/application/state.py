@@ -52,6 +52,9 @@ _OPTIONAL = {
     "memory.bank.recent": (_INT, "R"),
     "memory.seen": (_INT, ""),
     "memory.inverted": (_INT, ""),
+    "memory.skipped": (_INT, ""),
+    "memory.prefilter.looked": (_INT, ""),
+    "memory.prefilter.admissible": (_FLOAT, "A"),
 }
 _META = {
     "method": str,

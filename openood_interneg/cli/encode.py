@@ -25,6 +25,7 @@ from openood_interneg.negatives.stored_inversion import (
     StoredInverter,
     pseudo_token_inversion,
 )
+from openood_interneg.negatives.token_start import word_started_inversion
 
 
 def encode(
@@ -65,7 +66,10 @@ def encode(
             if invert:
                 for seed in seed_list:
                     seeded = replace(chosen, seed=seed)
-                    inversion = pseudo_token_inversion(evaluation.backbone, seeded)
+                    if seeded.init == "words":
+                        inversion = word_started_inversion(source, seeded, source.build(seeded))
+                    else:
+                        inversion = pseudo_token_inversion(evaluation.backbone, seeded)
                     inverter = evaluation.inverters(inversion)
                     for images in (benchmark.test, *benchmark.ood):
                         invert_all(context, evaluation, inverter, images, shard_size, progress)

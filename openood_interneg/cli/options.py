@@ -27,7 +27,7 @@ from openood_interneg.settings import (
 from openood_interneg.vlm.text_files import read_yaml
 
 TEXT_SPACE = tuple(f.name for f in dataclasses.fields(NegativeSettings))
-INVERSION = ("num_tokens", "steps", "lr", "weight_decay", "templates", "seed")
+INVERSION = ("num_tokens", "steps", "lr", "weight_decay", "templates", "seed", "init")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from openood_interneg.detectors.bank_detector import BankDetector
-from openood_interneg.detectors.base import Scores
+from openood_interneg.detectors.base import DetectorError, Scores, need_entries
 from openood_interneg.detectors.batch_logits import BatchLogits, images_at_once
 from openood_interneg.detectors.method import Method
+from openood_interneg.detectors.prefilter import Prefilter
 from openood_interneg.detectors.watched import moved_along
 from openood_interneg.negatives.mining import criterion_margin, deviation_degree
+from openood_interneg.negatives.text_space import TextSpace
 
 
 class _Batch(NamedTuple):
@@ -54,11 +57,53 @@ class InterNeg(BankDetector):
     must be farther from every proxy than the class's own ID images are on average. `bank: image`
     is ours: the same filter, and the image features themselves are kept.
 
+    With `prefilter` gated images whose inversions could hardly enter the bank are not inverted
+    (`Prefilter`); `skipped` counts them. Not in the paper.
+
     Args:
         settings: hyper-parameters.
         inverter: (h, ids) -> unit rows; needed for `bank: inter` and `bank: intra`. A live
             inversion, a look-up of stored ones, or any other map.
     """
+
+    _prefilter: Prefilter | None = None
+
+    # ---- fitting and memory --------------------------------------------------------------
+
+    def _fit(self, space: TextSpace) -> None:
+        super()._fit(space)
+        self._prefilter = None
+        if self.settings.prefilter and self.remembers:
+            assert space.proxies is not None  # a bank without them was refused
+            self._prefilter = Prefilter(space.proxies)
+
+    def reset(self) -> None:
+        """Empties the bank, and forgets what the pre-filter has learned."""
+        super().reset()
+        self.skipped = 0
+        if self._prefilter is not None:
+            self._prefilter.reset()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The bank and the counters; with a pre-filter what it has learned, too."""
+        state = super().state_dict()
+        if self._prefilter is not None:
+            learned = self._prefilter.state_dict()
+            state |= {f"prefilter.{k}": v for k, v in learned.items()}
+            state["skipped"] = torch.tensor(self.skipped)
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continues a stream; see `BankDetector.load_state_dict`."""
+        if self._prefilter is not None:
+            names = ("prefilter.looked", "prefilter.admissible")
+            need_entries(state, (*names, "skipped"))
+            try:
+                self._prefilter.load_state_dict({n.partition(".")[2]: state[n] for n in names})
+            except ValueError as error:
+                raise DetectorError(str(error)) from None
+            self.skipped = int(state["skipped"])
+        super().load_state_dict(state)
 
     # ---- the stream ----------------------------------------------------------------------
 
@@ -89,8 +134,8 @@ class InterNeg(BankDetector):
         gated = (score < self.settings.beta).nonzero()[:, 0]
         if len(gated) == 0:
             return score
+        gated, embeddings, good, deviation = self._screened(features, ids, gated)
         ids = ids[gated.to(ids.device)]
-        embeddings, good, deviation = self._candidates(features[gated], ids)
         if not self.bank.offer(embeddings[good], deviation[good], ids[good.to(ids.device)]):
             return score  # same bank, same scores
         self._admitted()
@@ -111,20 +156,36 @@ class InterNeg(BankDetector):
         # Inversion does not depend on the bank, so images gated now are inverted together; those
         # that a growing bank gates later follow in further rounds.
         ready: dict[int, tuple[Tensor, bool, Tensor]] = {}
+        prefilter = self._prefilter
+        near: dict[int, Tensor] = {}  # similarities of gated images to the proxies, with pre-filter
         position = 0
         while position < len(features):
             gated = (final[position:] < self.settings.beta).nonzero()[:, 0] + position
             if len(gated) == 0:
                 break
             first = int(gated[0])
+            if prefilter is not None:
+                if first not in near:
+                    unseen = [i for i in gated.tolist() if i not in near]
+                    near |= zip(unseen, prefilter.similarity(features[unseen]), strict=True)
+                if not prefilter.passes(near[first]):
+                    self.skipped += 1
+                    position = first + 1
+                    continue
             if first not in ready:
-                fresh = torch.tensor([i for i in gated.tolist() if i not in ready])
+                wanted = [i for i in gated.tolist() if i not in ready]
+                if prefilter is not None:  # what it has yet to learn, no more; then what passes
+                    wanted = wanted[: prefilter.room or None]
+                    wanted = [i for i in wanted if i in near and prefilter.passes(near[i])]
+                fresh = torch.tensor(wanted)
                 at = fresh.to(features.device)
                 rows, good, deviation = self._candidates(features[at], ids[fresh.to(ids.device)])
                 found = zip(fresh.tolist(), rows, good.tolist(), deviation, strict=True)
                 ready |= {i: tuple(row) for i, *row in found}
             embedding, admissible, deviation = ready[first]
             position = first + 1
+            if prefilter is not None:
+                prefilter.learn(near[first][None], torch.tensor([admissible]))
             if not admissible:
                 continue
             if not self.bank.offer(embedding[None], deviation[None], ids[first : first + 1]):
@@ -138,6 +199,29 @@ class InterNeg(BankDetector):
                 gamma[first] = moved_along(gamma[first], before, final[first])
                 gamma[position:] = self.threshold
         return final
+
+    def _screened(
+        self, features: Tensor, ids: Tensor, gated: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Which of the gated images pass the pre-filter (n,), and their `_candidates`."""
+        if self._prefilter is None:
+            return gated, *self._candidates(features[gated], ids[gated.to(ids.device)])
+        room = self._prefilter.room
+        passing, found = gated[:0], []
+        for rows in (gated[:room], gated[room:]):  # what it learns from, what it judges
+            near = self._prefilter.similarity(features[rows])
+            stays = self._prefilter.passes(near)
+            self.skipped += len(rows) - int(stays.sum())
+            rows, near = rows[stays.to(rows.device)], near[stays]
+            if len(rows):
+                found.append(self._candidates(features[rows], ids[rows.to(ids.device)]))
+                self._prefilter.learn(near, found[-1][1])
+                passing = torch.cat([passing, rows])
+        if not found:
+            none = features.new_empty(0)
+            return passing, features[:0], none.bool(), none
+        embeddings, good, deviation = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return passing, embeddings, good, deviation
 
     def _candidates(self, features: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Extra negatives of gated images: embeddings (n, D), criterion (n,), deviation (n,)."""

@@ -17,6 +17,6 @@ METHOD = replace(
     fixed={"bank": "none"},
     without=(
         *("beta", "bank_capacity", "update", "num_tokens", "steps", "lr", "weight_decay"),
-        *("templates", "seed"),
+        *("templates", "seed", "init", "prefilter"),
     ),
 )

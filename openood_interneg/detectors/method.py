@@ -11,6 +11,7 @@ from openood_interneg.detectors.base import Detector
 from openood_interneg.negatives.inversion import Inverter
 from openood_interneg.negatives.stored_inversion import Inversion, pseudo_token_inversion
 from openood_interneg.negatives.text_space import TextSource, TextSpace
+from openood_interneg.negatives.token_start import word_started_inversion
 from openood_interneg.settings import (
     InversionSettings,
     MethodSettings,
@@ -136,6 +137,8 @@ class Method:
             raise SettingsError(
                 f"method '{self.name}' inverts images, and its settings are no InversionSettings"
             )
+        if settings.init == "words":
+            return word_started_inversion(source, settings, space)
         return pseudo_token_inversion(source.backbone, settings)
 
     def fitted(

@@ -14,7 +14,7 @@ from openood_interneg.detectors.method import Method
 from openood_interneg.negatives.overflow_bank import OverflowBank
 from openood_interneg.negatives.text_space import TextSpace
 from openood_interneg.negatives.word_inversion import word_inversion
-from openood_interneg.settings import InterNegSettings, setting
+from openood_interneg.settings import InterNegSettings, SettingsError, setting
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,15 @@ class TINSSettings(InterNegSettings):
         low=0,
         high=1_000_000,
     )
+
+    def check(self) -> None:
+        """InterNeg's options of inversion have no meaning here."""
+        super().check()
+        if self.prefilter or self.init != "random":
+            raise SettingsError(
+                "prefilter and init are options of InterNeg's inversion; TINS inverts in its own "
+                "way, from the nearest mined word: leave them out"
+            )
 
 
 class TINS(InterNeg):
@@ -97,7 +106,9 @@ METHOD = Method(
     transductive=True,
     # One prompt, and the last token of its word.
     fixed={"templates": "photo", "num_tokens": 1},
-    without=("templates", "num_tokens"),
+    # Its inversions start from a word as they are, and what the pre-filter predicts was measured
+    # for inversions towards h, not towards h - lambda p_bar.
+    without=("templates", "num_tokens", "init", "prefilter"),
     fpr="id",
     inverts=True,
     inversion=word_inversion,

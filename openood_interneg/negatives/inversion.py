@@ -149,6 +149,7 @@ class LiveInverter:
         templates: how many there are.
         chunk: images inverted at once; None takes as many as `CHUNK_BYTES` hold. It bounds
             memory and does not change results.
+        start: (B, D) features -> (B, T, width) tokens before the first step; drawn if None.
     """
 
     prompts: PseudoPrompter
@@ -158,6 +159,7 @@ class LiveInverter:
     weight_decay: float = 0.01
     seed: int = 0
     chunk: int | None = None
+    start: Callable[[Tensor], Tensor] | None = None
 
     def __call__(self, features: Tensor, ids: Tensor) -> Tensor:
         """(B, D) unit image features and (B,) int64 ids -> (B, D) unit text features."""
@@ -173,6 +175,8 @@ class LiveInverter:
                 self.templates,
                 self.steps,
             )
+            if self.start is not None:
+                tokens = self.start(features[part])
             out[part] = invert(
                 self.prompts,
                 features[part],

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from openood_interneg.settings.errors import SettingsError
 from openood_interneg.settings.fields import Settings, setting
 
 
@@ -102,6 +103,11 @@ class InversionSettings(MethodSettings):
         "imagenet80", "prompts around the pseudo-token: imagenet80, photo, or a template"
     )
     seed: int = setting(0, "seed of the pseudo-tokens and of the drawn templates", low=0)
+    init: Literal["random", "words"] = setting(
+        "random",
+        "pseudo-tokens before the first step: drawn (the paper), or the token embedding that a map "
+        "fitted on the nouns of the corpus gives for the image",
+    )
 
 
 @dataclass(frozen=True)
@@ -122,6 +128,20 @@ class InterNegSettings(InversionSettings, NegativeSettings):
     update: Literal["batch", "sample"] = setting(
         "batch", "bank update per batch (authors' code) or per image (Algorithm 1)"
     )
+    prefilter: bool = setting(
+        False,
+        "learn from the first 256 inversions of a stream which gated images cannot enter the bank, "
+        "and do not invert those",
+    )
+
+    def check(self) -> None:
+        """The pre-filter predicts the criterion of `bank: inter`, and of no other bank."""
+        super().check()
+        if self.prefilter and self.bank != "inter":
+            raise SettingsError(
+                f"prefilter is true and bank is {self.bank}; the pre-filter predicts which "
+                "inversions enter the bank 'inter': set bank: inter, or prefilter: false"
+            )
 
     @property
     def inverts(self) -> bool:

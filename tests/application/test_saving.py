@@ -5,7 +5,8 @@ import pytest
 from drawn_world import CLASSES, fitted, miniature, plain, stream_files, world
 
 from openood_interneg.application.detector import InterNegDetector
-from openood_interneg.application.state import StateError
+from openood_interneg.application.state import StateError, read_state, write_state
+from openood_interneg.detectors import prefilter
 
 
 def test_saved_and_loaded_it_goes_on_as_if_nothing_had_happened(tmp_path):
@@ -53,3 +54,39 @@ def test_a_state_of_other_weights_is_refused(tmp_path):
     changed.__dict__["digest"] = "another"
     with pytest.raises(StateError, match="backbone weights: .* in the state, another here"):
         InterNegDetector.load(tmp_path / "a.safetensors", changed)
+
+
+@pytest.mark.parametrize("update", ["batch", "sample"])
+def test_the_options_of_inversion_go_on_after_loading(tmp_path, monkeypatch, update):
+    """While the pre-filter learns and after it."""
+    monkeypatch.setattr(prefilter, "LEARNED_FROM", 12)
+    monkeypatch.setattr(prefilter, "FEWEST", 1)
+    options = {"prefilter": True, "init": "words", "update": update, "beta": 0.99}
+    files = stream_files()
+    detector = fitted(**options)
+    whole = np.concatenate([detector.score(files[i : i + 8]) for i in range(0, len(files), 8)])
+    memory = detector._detector.state_dict()
+    assert int(memory["prefilter.looked"]) == 12 and int(memory["skipped"]) > 0
+    for cut in (8, 24):
+        first = fitted(**options)
+        for i in range(0, cut, 8):
+            first.score(files[i : i + 8])
+        first.save(tmp_path / "a.safetensors")
+        again = InterNegDetector.load(tmp_path / "a.safetensors", miniature())
+        assert again.settings.init == "words" and again.settings.prefilter
+        rest = [again.score(files[i : i + 8]) for i in range(cut, len(files), 8)]
+        np.testing.assert_array_equal(np.concatenate(rest), whole[cut:])
+
+
+def test_a_state_from_before_a_setting_was_there_goes_on(tmp_path):
+    fitted().save(tmp_path / "new.safetensors")
+    tensors, meta = read_state(tmp_path / "new.safetensors")
+    for name in ("prefilter", "init"):
+        del meta["settings"][name]
+    write_state(tmp_path / "old.safetensors", tensors, meta)
+    wanted = fitted().score(stream_files())
+    np.testing.assert_array_equal(
+        fitted().load(tmp_path / "old.safetensors").score(stream_files()), wanted
+    )
+    with pytest.raises(StateError, match="prefilter: False in the state, True here"):
+        fitted(prefilter=True).load(tmp_path / "old.safetensors")
