@@ -16,7 +16,7 @@ import open_clip
 import torch
 
 from openood_interneg.vlm.backbones import Backbone
-from openood_interneg.vlm.device import device_name
+from openood_interneg.vlm.device import device_name, instruction_set
 from openood_interneg.vlm.preprocess import Preprocess
 from openood_interneg.vlm.tokenizers import byte_pairs
 
@@ -86,7 +86,7 @@ def machine(device: str | torch.device = "cpu") -> dict[str, Any]:
         "device": device_name(device),
         "cpu": _cpu(),
         "cores": os.cpu_count(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "instructions": instruction_set(),
         "threads": torch.get_num_threads(),
         "load": round(os.getloadavg()[0], 2),
         "torch": torch.__version__,

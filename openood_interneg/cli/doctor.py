@@ -21,7 +21,9 @@ from openood_interneg.evaluation.provenance import versions
 from openood_interneg.negatives.corpus import load_corpus
 from openood_interneg.negatives.words import CorpusError
 from openood_interneg.settings import InternegError
+from openood_interneg.vlm.device import instruction_set, pick_device
 from openood_interneg.vlm.factory import OPENAI_BACKBONES
+from openood_interneg.vlm.text_precision import has_bf16
 
 
 def doctor(
@@ -51,7 +53,6 @@ def doctor(
     benchmark asked for is not complete."""
     if cost:
         from openood_interneg.cli.cost import cost_table
-        from openood_interneg.vlm.device import pick_device
 
         table = cost_table(
             backbone,
@@ -71,6 +72,7 @@ def doctor(
         table.add_row(name, version)
     table.add_section()
     table.add_row("device", _device())
+    table.add_row("bf16", _bf16())
     table.add_row("OpenOOD", _openood())
     table.add_section()
     for name in OPENAI_BACKBONES:
@@ -96,6 +98,18 @@ def _device() -> str:
         free, total = torch.cuda.mem_get_info()
         return f"{torch.cuda.get_device_name()}, {free / 2**30:.0f} of {total / 2**30:.0f} GiB free"
     return f"CPU with {torch.get_num_threads()} threads, no GPU"
+
+
+def _bf16() -> str:
+    """Whether low precision pays here, and what to set."""
+    device = pick_device("auto")
+    where = "this GPU" if device.type != "cpu" else f"this CPU ({instruction_set()})"
+    if has_bf16(device):
+        return (
+            f"{where} has instructions for it; --corpus-precision auto encodes the corpus in it, "
+            "--precision bf16 images and inversions, too"
+        )
+    return f"{where} has no instructions for it; leave --precision at fp32"
 
 
 def _openood() -> str:

@@ -97,7 +97,7 @@ def space(source: TextSource, settings: CSPSettings) -> TextSpace:
     else:
         labels = source.labels(settings.label_prompt)
 
-    texts = partial(source.texts, average=settings.averaging)
+    texts = partial(source.texts, average=settings.averaging, precision=settings.corpus_precision)
     criterion = intra_modal(labels, settings.intra_quantile, settings.intra_quantile_rule)
     if settings.veto < 1:
         criterion = with_veto(criterion, labels, settings.veto)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from openood_interneg.detectors.grouped import GroupedDetector
@@ -47,12 +48,12 @@ def space(source: TextSource, settings: NegLabelSettings) -> TextSpace:
     if not settings.fraction:
         return source.build(settings)
     corpus = candidates(source, settings, settings.keep_class_names)
+    texts = partial(source.texts, precision=settings.corpus_precision)
     words, features = mine_fraction(
         [
-            Pool(corpus.nouns, source.texts(corpus.nouns, settings.noun_prompt, "nouns")),
+            Pool(corpus.nouns, texts(corpus.nouns, settings.noun_prompt, "nouns")),
             Pool(
-                corpus.adjectives,
-                source.texts(corpus.adjectives, settings.adjective_prompt, "adjectives"),
+                corpus.adjectives, texts(corpus.adjectives, settings.adjective_prompt, "adjectives")
             ),
         ],
         source.criterion(settings),

@@ -20,7 +20,9 @@ from openood_interneg.detectors.method import Method
 from openood_interneg.evaluation.evaluate import Evaluation
 from openood_interneg.negatives.corpus import Corpus, load_corpus
 from openood_interneg.settings import MethodSettings, NegativeSettings, as_mapping
+from openood_interneg.vlm.backbones import Backbone
 from openood_interneg.vlm.device import device_name
+from openood_interneg.vlm.text_precision import text_precision
 
 FPR = "FPR@95: OOD is positive (OpenOOD's); FPR@95(ID+): ID is positive"
 
@@ -109,6 +111,13 @@ def describe_corpus(source: str) -> dict[str, Any]:
     return {"name": words.name, "words": len(words), "digest": words.digest}
 
 
+def corpus_precision(backbone: Backbone, settings: MethodSettings) -> str | None:
+    """The precision that a method's corpus is encoded in on this device; None without one."""
+    if not isinstance(settings, NegativeSettings):
+        return None
+    return text_precision(backbone, settings.corpus_precision)
+
+
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions, commit and device of this process."""
     return {"versions": versions(), "git_commit": git_commit(), "device": _described(device)}
@@ -145,6 +154,7 @@ def run_record(
         "settings": {method.name: as_mapping(chosen) for method, chosen in plans},
         "corpora": {
             method.name: describe_corpus(source)
+            | {"precision": corpus_precision(clip, chosen) or clip.precision}
             for method, chosen in plans
             if (source := _corpus_of(method, chosen)) is not None
         },

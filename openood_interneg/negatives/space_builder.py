@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from functools import partial
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -38,6 +38,7 @@ from openood_interneg.negatives.text_space import (
     SpaceRecipe,
     TextSpace,
     TextSpaceError,
+    space_key,
 )
 from openood_interneg.settings import (
     IdImageSettings,
@@ -49,6 +50,7 @@ from openood_interneg.settings import (
 )
 from openood_interneg.vlm.backbones import Backbone
 from openood_interneg.vlm.prompts import prompt_set
+from openood_interneg.vlm.text_precision import TextPrecision, text_backbone
 
 
 class TextSpaceBuilder:
@@ -105,7 +107,7 @@ class TextSpaceBuilder:
         Raises:
             SettingsError: inter-modal negatives asked for without ID images.
         """
-        if (key := digest(_space_key(settings))) not in self._spaces:
+        if (key := digest(space_key(settings))) not in self._spaces:
             self._spaces[key] = self._build(settings)
         return self._spaces[key]
 
@@ -200,8 +202,7 @@ class TextSpaceBuilder:
 
     def mined(self, settings: NegativeSettings) -> NegativeTexts:
         """Negative texts as the settings select them (Eqs. 9, 10, or NegLabel's)."""
-        key = digest(_space_key(settings))
-        if key not in self._mined:
+        if (key := digest(space_key(settings))) not in self._mined:
             self._mined[key] = self._mine(settings)
         return self._mined[key]
 
@@ -217,8 +218,8 @@ class TextSpaceBuilder:
         if not mined.words:
             warnings.warn(
                 f"no text of the corpus '{settings.corpus}' is farther from every image proxy than "
-                "the class's own label; there are no negative texts and every score is 1 until "
-                "the bank has entries. Use another corpus, or negatives: intra",
+                "the class's own label; there are no negative texts and every score is 1 until the "
+                "bank has entries. Use another corpus, or negatives: intra",
                 stacklevel=2,
             )
         return mined
@@ -229,7 +230,7 @@ class TextSpaceBuilder:
         if self._has_proxies(settings):
             key["proxies"] = tensors_digest({"proxies": self.proxies(settings)[0]})
         return key | {
-            **backbone_key(self.backbone),
+            **backbone_key(text_backbone(self.backbone, settings.corpus_precision)),
             "corpus": source_digest(settings.corpus),
             "classes": digest(self.class_names),
             "ignore_case": settings.ignore_case,
@@ -240,16 +241,16 @@ class TextSpaceBuilder:
     def _mine_anew(self, settings: NegativeSettings) -> NegativeTexts:
         corpus = self.corpus(settings)
         labels = self.labels(settings.label_prompt)
+        # Intra-modal: nothing to measure the deviation against.
+        proxies, base = torch.zeros_like(labels), labels.new_zeros(len(labels))
         if self._has_proxies(settings):
-            proxies, _ = self.proxies(settings)
+            proxies = self.proxies(settings)[0]
             base = base_cosine(labels, proxies)
-        else:  # intra-modal; nothing to measure the deviation against
-            proxies, base = torch.zeros_like(labels), labels.new_zeros(len(labels))
-        criterion, key = self.criterion(settings), self._criterion_key(settings)
-
-        def ranked(words: Sequence[str], prompt: str, what: str) -> Iterator[tuple[Tensor, Tensor]]:
-            return self._stored.ranked(words, prompt, what, criterion, key)
-
+        ranked = partial(
+            self._stored.at(settings.corpus_precision).ranked,
+            criterion=self.criterion(settings),
+            criterion_key=self._criterion_key(settings),
+        )
         return mine(
             corpus.nouns,
             ranked(corpus.nouns, settings.noun_prompt, "nouns"),
@@ -278,10 +279,16 @@ class TextSpaceBuilder:
         return {"inter": tensors_digest({"labels": labels, "proxies": proxies})}
 
     def texts(
-        self, words: Sequence[str], prompt: str, what: str = "texts", *, average: Average = "unit"
+        self,
+        words: Sequence[str],
+        prompt: str,
+        what: str = "texts",
+        *,
+        average: Average = "unit",
+        precision: TextPrecision = "same",
     ) -> Iterator[Tensor]:
         """Unit text features of words in chunks (n_k, D), kept on disk; see `TextSource.texts`."""
-        return self._stored.features(words, prompt, what, average)
+        return self._stored.at(precision).features(words, prompt, what, average)
 
 
 def mines(settings: MethodSettings) -> TypeGuard[NegativeSettings]:
@@ -291,10 +298,3 @@ def mines(settings: MethodSettings) -> TypeGuard[NegativeSettings]:
         and settings.negatives != "none"
         and settings.num_negatives > 0
     )
-
-
-def _space_key(settings: LabelSettings) -> dict[str, Any]:
-    """The settings that decide a text space, and whether ID images are part of it."""
-    names = {f.name for f in fields(NegativeSettings)}
-    own = {name: value for name, value in as_mapping(settings).items() if name in names}
-    return own | {"ID images": settings.reads_id_images, "shots": settings.keeps_shots}

@@ -15,6 +15,7 @@ from openood_interneg.negatives.raw_average import encode_ensemble
 from openood_interneg.negatives.text_space import Average
 from openood_interneg.vlm.backbones import Backbone
 from openood_interneg.vlm.prompts import prompt_set
+from openood_interneg.vlm.text_precision import TextPrecision, text_backbone
 
 TEXTS_PER_SHARD = 8192
 
@@ -32,6 +33,10 @@ class StoredTexts:
 
     def __init__(self, backbone: Backbone, store: Store, progress: Progress):
         self.backbone, self.store, self.progress = backbone, store, progress
+
+    def at(self, precision: TextPrecision) -> StoredTexts:
+        """The same store, with the texts encoded in another precision."""
+        return StoredTexts(text_backbone(self.backbone, precision), self.store, self.progress)
 
     def features(
         self, words: Sequence[str], prompt: str, what: str, average: Average = "unit"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -17,8 +17,10 @@ from openood_interneg.settings import (
     LabelSettings,
     MethodSettings,
     NegativeSettings,
+    as_mapping,
 )
 from openood_interneg.vlm.backbones import Backbone
+from openood_interneg.vlm.text_precision import TextPrecision
 
 Average = Literal["unit", "raw"]
 
@@ -130,7 +132,13 @@ class TextSource(Protocol):
         """(C, D) unit text features of the class names under a prompt set."""
 
     def texts(
-        self, words: Sequence[str], prompt: str, what: str = "texts", *, average: Average = "unit"
+        self,
+        words: Sequence[str],
+        prompt: str,
+        what: str = "texts",
+        *,
+        average: Average = "unit",
+        precision: TextPrecision = "same",
     ) -> Iterator[Tensor]:
         """Unit text features of words under a prompt set, in chunks (n_k, D), kept on disk.
 
@@ -140,6 +148,7 @@ class TextSource(Protocol):
             what: names the texts in the progress.
             average: over the templates, of unit features, or of features as they are before
                 normalisation.
+            precision: of the text tower, see `text_precision.text_precision`.
         """
 
     def corpus(self, settings: CorpusSettings) -> Corpus:
@@ -171,3 +180,10 @@ class SpaceRecipe(Protocol):
 
     @property
     def space(self) -> Callable[[Any, Any], TextSpace] | None: ...
+
+
+def space_key(settings: LabelSettings) -> dict[str, Any]:
+    """The settings that decide a text space, and whether ID images are part of it."""
+    names = {f.name for f in fields(NegativeSettings)}
+    own = {name: value for name, value in as_mapping(settings).items() if name in names}
+    return own | {"ID images": settings.reads_id_images, "shots": settings.keeps_shots}

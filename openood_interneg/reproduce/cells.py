@@ -10,7 +10,12 @@ from openood_interneg.data.encode import kind_name
 from openood_interneg.data.image_lists import list_digest
 from openood_interneg.detectors.registry import get_method
 from openood_interneg.evaluation.evaluate import Evaluation, with_seed
-from openood_interneg.evaluation.provenance import corpus, environment, versions
+from openood_interneg.evaluation.provenance import (
+    corpus,
+    corpus_precision,
+    environment,
+    versions,
+)
 from openood_interneg.reproduce.experiment import Experiment, Part, Point, Variant
 from openood_interneg.reproduce.options import Options
 from openood_interneg.settings import MethodSettings, SettingsError, as_mapping, merged
@@ -105,6 +110,8 @@ def cell_key(
     plain = as_mapping(settings)
     if "corpus" in plain:
         plain["corpus"] = corpus(plain["corpus"]).digest
+    if (precision := corpus_precision(clip, settings)) is not None:
+        plain["corpus_precision"] = precision  # "auto" is another one on another device
     key: dict[str, Any] = {
         "kind": "table" if experiment.kind == "sweep" else experiment.kind,
         "version": versions()["openood-interneg"],

@@ -17,6 +17,7 @@ from openood_interneg.evaluation.provenance import (
 from openood_interneg.reproduce.cells import Cell
 from openood_interneg.reproduce.experiment import Experiment
 from openood_interneg.reproduce.resources import Resources
+from openood_interneg.vlm.text_precision import text_precision
 
 
 def experiment_record(
@@ -50,6 +51,8 @@ def experiment_record(
                 name = f"{name} ({words['digest'][:8]})"
             out["corpora"][name] = words
             settings["corpus"] = name
+        if "corpus_precision" in settings:
+            settings["corpus_precision"] = text_precision(clip, settings["corpus_precision"])
         settings.pop("seed", None)  # stands under seeds
         names = [cell.part.name, cell.point.label, cell.variant.label]
         out["settings"][" · ".join(n for n in names if n)] = settings

@@ -82,6 +82,11 @@ class NegativeSettings(IdImageSettings):
         "index", "quantile as the sorted value at int(q C), or interpolated"
     )
     ignore_case: bool = setting(True, "compare words with class names without regard to case")
+    corpus_precision: Literal["same", "auto", "fp32", "bf16"] = setting(
+        "same",
+        "precision in which the corpus is encoded: the model's own (same), or bf16 where the "
+        "device has it (auto)",
+    )
 
     @property
     def reads_id_images(self) -> bool:

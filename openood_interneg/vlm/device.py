@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 
 from openood_interneg.settings import SettingsError, first_line
+from openood_interneg.vlm.precision import native_on_cpu
 
 
 def pick_device(name: str | torch.device) -> torch.device:
@@ -50,6 +51,12 @@ def operators_of(device: torch.device) -> Iterator[None]:
             "PYTORCH_ENABLE_MPS_FALLBACK=1 before Python starts, so that the CPU takes it over, or "
             "use the device 'cpu'"
         ) from error
+
+
+def instruction_set() -> str:
+    """The vector instructions that torch uses on this CPU, as AVX2 or "AVX512 with bf16"."""
+    name = torch.backends.cpu.get_cpu_capability()
+    return f"{name} with bf16" if native_on_cpu("bf16") else name
 
 
 def device_name(device: str | torch.device) -> str:

@@ -40,15 +40,23 @@ class CompiledTower:
             ) from error
 
 
-def warn_of_emulation(precision: Precision, device: torch.device) -> None:
-    """A CPU without instructions for a low precision computes it many times slower than fp32."""
-    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
-        return
-    native = {
+def native_on_cpu(precision: str) -> bool | None:
+    """Whether this CPU has instructions for a precision; None where torch does not tell."""
+    name = precision.removesuffix(COMPILE)
+    if name == "fp32":
+        return True
+    if not torch.backends.mkldnn.is_available():
+        return None
+    supported = {
         "bf16": torch.ops.mkldnn._is_mkldnn_bf16_supported,
         "fp16": torch.ops.mkldnn._is_mkldnn_fp16_supported,
-    }.get(str(precision).removesuffix(COMPILE))
-    if native is not None and not native():
+    }.get(name)
+    return None if supported is None else bool(supported())
+
+
+def warn_of_emulation(precision: Precision, device: torch.device) -> None:
+    """A CPU without instructions for a low precision computes it many times slower than fp32."""
+    if device.type == "cpu" and native_on_cpu(precision) is False:
         warnings.warn(
             f"this CPU has no instructions for {precision} and emulates it, many times slower than "
             "fp32; leave --precision out, or use a GPU",

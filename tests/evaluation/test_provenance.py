@@ -39,6 +39,7 @@ def test_a_run_remembers_its_commit_and_its_corpus(tmp_path, monkeypatch, miniat
     assert record["git_commit"] == "0123abc"
     expected = load_corpus(str(words))
     described = {"name": "words.txt", "words": 2, "digest": expected.digest}
+    described["precision"] = "fp32"
     assert record["corpora"] == {"neglabel": described, "clipscope": described}
     assert record["benchmark"]["lists"]["other"]["images"] == 1
     assert record["versions"]["torch"] and record["device"]

@@ -13,6 +13,7 @@ from openood_interneg.negatives import space_builder, stored_texts
 from openood_interneg.negatives.space_builder import TextSpaceBuilder
 from openood_interneg.settings import NegativeSettings, SettingsError
 from openood_interneg.vlm.backbones import Backbone
+from openood_interneg.vlm.text_precision import text_backbone
 
 
 def test_ranks_are_merged_from_any_shards(tmp_path, monkeypatch):
@@ -76,6 +77,35 @@ def test_mined_texts_are_kept_whole(tmp_path, monkeypatch):
         assert torch.equal(getattr(again, name), getattr(first, name))
     words.write_text("\n".join("red dog,old sea,wet car,big hat,tin bee".split(",")))
     assert set(mined().words) <= {"red dog", "old sea", "wet car", "big hat", "tin bee"}
+    assert len(list((tmp_path / "store" / "mined").iterdir())) == 2
+
+
+def test_a_corpus_in_bf16_is_kept_apart_and_the_labels_stay(tmp_path):
+    backbone = random_clip()
+    words = tmp_path / "words.txt"
+    words.write_text("\n".join("red dog,old sea,wet car,big hat,tin ant".split(",")))
+    store = Store(tmp_path / "store")
+
+    def space(precision, names=("ant", "bee")):
+        settings = NegativeSettings(
+            corpus=str(words),
+            num_negatives=9,
+            negatives="intra",
+            label_prompt="a photo of a {}",
+            corpus_precision=precision,
+        )
+        return TextSpaceBuilder(backbone, names, None, store).build(settings)
+
+    own, low, again = space("same"), space("bf16"), space("same")
+    assert torch.equal(own.labels, low.labels)
+    assert torch.equal(own.negatives, again.negatives)
+    shared = [w for w in low.negative_words if w in own.negative_words]
+    assert shared
+    rows = [s.negatives[[s.negative_words.index(w) for w in shared]] for s in (own, low)]
+    torch.testing.assert_close(rows[0], rows[1], atol=0.05, rtol=0)
+    assert not torch.equal(*rows)
+    expected = text_backbone(backbone, "bf16").encode_text([f"The nice {w}." for w in shared])
+    torch.testing.assert_close(rows[1], expected, atol=0.02, rtol=0)
     assert len(list((tmp_path / "store" / "mined").iterdir())) == 2
 
 
