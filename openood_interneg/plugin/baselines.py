@@ -10,6 +10,7 @@ import contextlib
 import io
 from collections.abc import Iterator, Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from openood_interneg.plugin.device import network_device, redirect_cuda
 from openood_interneg.plugin.loaders import pixels
 from openood_interneg.plugin.network import ClipHead, ClipZeroShot, as_clip
 from openood_interneg.plugin.openood import MissingPackage, load_openood
+from openood_interneg.plugin.stored_loaders import cache_root, spread, stored_loader
 from openood_interneg.vlm.preprocess import CLIP_MEAN, CLIP_STD
 
 Data = DataLoader | FeatureSet
@@ -105,6 +107,7 @@ def run_baseline(
     *,
     batch_size: int = 256,
     progress: bool = False,
+    cache_dir: str | Path | bool | None = None,
     **args: Any,
 ) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Fits one of OpenOOD's postprocessors and scores an ID and any number of OOD sets.
@@ -122,6 +125,8 @@ def run_baseline(
         ood_sets: name -> the same.
         batch_size: images per step.
         progress: whether OpenOOD's output and progress bars are shown.
+        cache_dir: where features of loaders' images are kept; by default the package's cache,
+            False keeps nothing.
         args: arguments over OpenOOD's defaults.
 
     Returns:
@@ -140,8 +145,9 @@ def run_baseline(
                 f"OpenOOD's '{name}' is fitted to ID {split} images; this benchmark gives none"
             )
     target: nn.Module = clip if row.pixels else clip.head()
+    root = None if spread(net) else cache_root(cache_dir)
     loaders = {
-        k: _loader(v, clip, row, batch_size, f"ID {k}")
+        k: _loader(v, clip, row, batch_size, f"ID {k}", root)
         for k, v in splits.items()
         if v is not None and (k in row.fits or k == "test")
     }
@@ -156,7 +162,7 @@ def run_baseline(
             after_setup(name, method)
             out = {"id": _scores(row, method, target, loaders["test"], progress)}
             for ood_name, data in ood_sets.items():
-                loader = _loader(data, clip, row, batch_size, ood_name)
+                loader = _loader(data, clip, row, batch_size, ood_name, root)
                 pred, conf, label = _scores(row, method, target, loader, progress)
                 out[ood_name] = (pred, conf, np.full_like(label, -1))
         except MissingPackage as error:
@@ -191,7 +197,9 @@ Loader = DataLoader | MemoryLoader
 Scores = tuple[np.ndarray, np.ndarray, np.ndarray]  # pred, conf, label
 
 
-def _loader(data: Data, clip: ClipZeroShot, row: Baseline, batch_size: int, what: str) -> Loader:
+def _loader(
+    data: Data, clip: ClipZeroShot, row: Baseline, batch_size: int, what: str, root: Path | None
+) -> Loader:
     if isinstance(data, FeatureSet):
         if row.pixels:
             raise BaselineError(
@@ -202,7 +210,7 @@ def _loader(data: Data, clip: ClipZeroShot, row: Baseline, batch_size: int, what
     if row.pixels:
         return data
     features, labels = [], []
-    for batch in data:
+    for batch in stored_loader(data, clip.clip, root):
         images = pixels(batch)
         features.append(clip.clip.encode_image(images) if images.dim() > 2 else images)
         labels.append(torch.as_tensor(batch["label"]))

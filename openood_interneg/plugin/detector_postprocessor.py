@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from openood_interneg.data.encode import Views, encode_pixels
 from openood_interneg.data.prefetch import encoded_ahead
-from openood_interneg.data.store import Store, default_root
+from openood_interneg.data.store import Store
 from openood_interneg.detectors.base import Detector
 from openood_interneg.evaluation.protocols import FeatureSet, columns, stream_batches
 from openood_interneg.negatives.space_builder import TextSpaceBuilder
@@ -26,7 +26,6 @@ from openood_interneg.negatives.stored_inversion import StoredInverters
 from openood_interneg.plugin.classes import check_loaders
 from openood_interneg.plugin.loaders import (
     LoaderError,
-    LoaderImages,
     ids_of,
     labels_of,
     pixels,
@@ -36,6 +35,7 @@ from openood_interneg.plugin.loaders import (
 from openood_interneg.plugin.network import ClipZeroShot, as_clip
 from openood_interneg.plugin.openood import config_value, is_installed, load_openood
 from openood_interneg.plugin.progress import TextBar, batches
+from openood_interneg.plugin.stored_loaders import cache_root, id_images, spread, stored_loader
 from openood_interneg.plugin.sweep import SweptSettings, check_search
 from openood_interneg.settings import IdImageSettings, merged
 
@@ -61,8 +61,8 @@ class DetectorPostprocessor(SweptSettings, BasePostprocessor):
         config: OpenOOD's config, or any mapping with its `postprocessor` block (`APS_mode`,
             `postprocessor_args`, `postprocessor_sweep`), or None for all defaults.
         class_names: only needed for a network that does not know its own.
-        cache_dir: where text features are kept between runs; by default the package's cache,
-            False keeps nothing.
+        cache_dir: where features of texts and images are kept between runs; by default the
+            package's cache, False keeps nothing.
         settings: single settings, over those of the config.
 
     Raises:
@@ -78,6 +78,7 @@ class DetectorPostprocessor(SweptSettings, BasePostprocessor):
     _inverters: StoredInverters | None
     _seen: int  # images of the present stream
     p_values: np.ndarray | None
+    cache_dir: str | Path | bool | None = None  # also for what was pickled before it had one
 
     def __init__(
         self,
@@ -102,7 +103,7 @@ class DetectorPostprocessor(SweptSettings, BasePostprocessor):
         self.setup_flag = False
         self._dataset = config_value(config_value(config, "dataset"), "name")
         self.class_names = None if class_names is None else tuple(class_names)
-        self._cache_dir = cache_dir
+        self.cache_dir = cache_dir
         self.take_sweep(sweep)
         self._forget()
 
@@ -150,10 +151,10 @@ class DetectorPostprocessor(SweptSettings, BasePostprocessor):
                     f"method '{self.method.name}' needs ID training images for its image proxies; "
                     "the loaders have no 'train' entry"
                 )
-            images = LoaderImages(loader, clip)
+            images = id_images(loader, clip, None if spread(net) else cache_root(self.cache_dir))
             if isinstance(self.settings, IdImageSettings):
                 images.look_for_files(self.settings)
-        store = Store(self._cache_root())
+        store = Store(cache_root(self.cache_dir))
         self._clip, self._train = clip, dataset
         self._source = TextSpaceBuilder(clip.clip, clip.class_names, images, store, TextBar())
         self._detector = None
@@ -177,11 +178,12 @@ class DetectorPostprocessor(SweptSettings, BasePostprocessor):
             self._detector, self._inverters, self._seen = detector, inverters, 0
         return detector
 
-    def _cache_root(self) -> Path | None:
-        given = self._cache_dir
-        if given is None or given is True:
-            return default_root()
-        return Path(given) if given else None
+    def _stored(self, net: nn.Module, loader: DataLoader, progress: bool) -> DataLoader:
+        """The loader with features from the store where it can be, else itself."""
+        if self.method.features_of(self.settings) != "image" or spread(net):
+            return loader
+        backbone = as_clip(net, self._names()).clip
+        return stored_loader(loader, backbone, cache_root(self.cache_dir), progress)
 
     def _names(self) -> Sequence[str] | str | None:
         return self.class_names or self._dataset
@@ -245,7 +247,8 @@ class DetectorPostprocessor(SweptSettings, BasePostprocessor):
             return self.encode(net, pixels(batch), ids), ids
 
         def encoded() -> Iterator[tuple[Tensor, Tensor]]:
-            made = encoded_ahead(batches(data_loader, progress), encode, detector.space.device)
+            loader = self._stored(net, data_loader, progress)
+            made = encoded_ahead(batches(loader, progress), encode, detector.space.device)
             for batch, (features, ids) in made:
                 labels.append(labels_of(batch).cpu())
                 yield features, ids
@@ -270,7 +273,7 @@ class DetectorPostprocessor(SweptSettings, BasePostprocessor):
         features: list[Tensor] = []
         ids: list[Tensor] = []
         labels: list[Tensor] = []
-        for batch in batches(loader, progress, name):
+        for batch in batches(self._stored(net, loader, progress), progress, name):
             ids.append(ids_of(batch, sum(map(len, ids))))
             features.append(self.encode(net, pixels(batch), ids[-1]))
             labels.append(labels_of(batch).cpu())

@@ -36,6 +36,7 @@ from openood_interneg.plugin.evaluator_parts import (
     look_for_csid,
     method_name,
     note_incomparable,
+    skip_second_image,
     stream_metrics,
 )
 from openood_interneg.plugin.network import (
@@ -48,6 +49,7 @@ from openood_interneg.plugin.openood import MissingPackage, load_openood
 from openood_interneg.plugin.patching import check_name
 from openood_interneg.plugin.register import config_root as packaged_configs
 from openood_interneg.plugin.register import find_benchmark, register
+from openood_interneg.plugin.stored_evaluators import on_features
 from openood_interneg.plugin.streams import COLUMNS, MixedStreams, Triple, make_streams
 from openood_interneg.plugin.sweep import check_search
 
@@ -78,6 +80,8 @@ class Evaluator(NamedSearch, _api.Evaluator):
         batch_size: images per step.
         shuffle: as in OpenOOD.
         num_workers: as in OpenOOD.
+        cache_dir: where image features are kept for OpenOOD's methods and the accuracy; by default
+            the package's cache, False keeps nothing. Our postprocessors have their own.
 
     Raises:
         BenchmarkError: unknown benchmark; lists or images that are not there.
@@ -100,7 +104,9 @@ class Evaluator(NamedSearch, _api.Evaluator):
         *,
         protocol: Protocol = "mixed",
         seed: int = 0,
+        cache_dir: str | Path | bool | None = None,
     ):
+        self.cache_dir = cache_dir
         check_protocol(protocol)
         check_count("seed", seed, 0)
         check_count("batch_size", batch_size, 1)
@@ -145,7 +151,7 @@ class Evaluator(NamedSearch, _api.Evaluator):
             if baseline is not None and not self.postprocessor.hyperparam_search_done:
                 after_setup(baseline, self.postprocessor)
         if isinstance(self.postprocessor, DetectorPostprocessor) or self._stateless:
-            _skip_second_image(self.dataloader_dict)
+            skip_second_image(self.dataloader_dict)
         self.id_scores: dict[str, Triple] = {}
 
     def eval_acc(self, data_name: str = "id") -> float:
@@ -153,6 +159,7 @@ class Evaluator(NamedSearch, _api.Evaluator):
         with redirect_cuda(self._device):
             return super().eval_acc(data_name)
 
+    @on_features
     def eval_ood(self, fsood: bool = False, progress: bool = True) -> pd.DataFrame:
         """The table of OpenOOD: a row per OOD set, then the group's mean; percent.
 
@@ -280,17 +287,3 @@ def _explained(name: str | None) -> Iterator[None]:
 
 def _has_yaml(root: str, name: str) -> bool:
     return Path(root, "postprocessors", f"{name}.yml").is_file()
-
-
-def _skip_second_image(loaders: Any) -> None:
-    """OpenOOD prepares every image twice; the second one, `data_aux`, is for methods that are
-    refused on a CLIP."""
-    if isinstance(loaders, Mapping):
-        for inner in loaders.values():
-            _skip_second_image(inner)
-    elif hasattr(getattr(loaders, "dataset", None), "transform_aux_image"):
-        loaders.dataset.transform_aux_image = _nothing
-
-
-def _nothing(image: Any) -> torch.Tensor:
-    return torch.empty(0)

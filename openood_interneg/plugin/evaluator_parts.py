@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader
 
 from openood_interneg.data.image_lists import BenchmarkError, check_images
@@ -95,3 +96,17 @@ def check_count(name: str, value: Any, low: int) -> None:
     whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     if not whole or not low <= value < 2**63:
         raise SettingsError(f"{name} is {shown(value)}; it takes a whole number from {low} on")
+
+
+def skip_second_image(loaders: Any) -> None:
+    """OpenOOD prepares every image twice; the second one, `data_aux`, is for methods that are
+    refused on a CLIP."""
+    if isinstance(loaders, Mapping):
+        for inner in loaders.values():
+            skip_second_image(inner)
+    elif hasattr(getattr(loaders, "dataset", None), "transform_aux_image"):
+        loaders.dataset.transform_aux_image = _nothing
+
+
+def _nothing(image: Any) -> torch.Tensor:
+    return torch.empty(0)

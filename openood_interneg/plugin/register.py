@@ -27,6 +27,7 @@ from openood_interneg.plugin.patching import (
     wrap_factory,
 )
 from openood_interneg.plugin.postprocessors import DetectorPostprocessor, all_postprocessors
+from openood_interneg.plugin.stored_evaluators import keep_features, keep_features_of_pipelines
 from openood_interneg.settings import SettingsError
 from openood_interneg.vlm.preprocess import CLIP_MEAN, CLIP_STD
 
@@ -54,6 +55,7 @@ def register() -> None:
         OpenOODError: OpenOOD cannot be imported.
     """
     load_openood()
+    import openood.datasets as datasets
     import openood.evaluation_api.datasets as api_datasets
     import openood.evaluation_api.postprocessor as api_postprocessor
     import openood.evaluators.utils as evaluators
@@ -89,6 +91,8 @@ def register() -> None:
     import openood.evaluation_api.evaluator as api_evaluator
 
     bring_preprocessing(api_evaluator.Evaluator)
+    keep_features(api_evaluator.Evaluator, api_datasets)
+    keep_features_of_pipelines(datasets)
     replace_function(
         api_datasets, "data_setup", lambda original: checked_setup(original, _benchmarks)
     )
