@@ -74,9 +74,19 @@ class ImageMemory:
         kernel = self.kernel(self.probes[count:], self.rows, in_float64=True)
         self.evidence = np.concatenate([self.evidence[:count], kernel @ self.weights])
 
-    def at_watched(self, rows: Tensor) -> np.ndarray:
-        """Kernels (B, w) of rows (B, D) at the watched images."""
-        return self.kernel(rows, self.probes[len(self.shots) :], in_float64=True)
+    def at_probes(self, rows: Tensor, at_shots: np.ndarray | None = None) -> np.ndarray:
+        """Kernels (B, n + w) of rows (B, D) at the probes.
+
+        Args:
+            rows: (B, D).
+            at_shots: (B, n), the part that the shots have in it, where it is there already.
+        """
+        count = len(self.shots)
+        own = self.kernel(rows, self.shots) if at_shots is None else at_shots
+        if len(self.probes) == count:
+            return own
+        watched = self.kernel(rows, self.probes[count:], in_float64=True)
+        return np.concatenate([own, watched], axis=1)
 
     def sums(self, features: Tensor) -> np.ndarray:
         """Weighted kernel sums (B,) float64 of the memory at features (B, D)."""
@@ -251,7 +261,7 @@ class _Batch:
                     oldest = oldest[: len(self.at_probes)]
                 self._oldest = {place: i for i, place in enumerate(oldest)}
                 at = torch.tensor(oldest, device=memory.rows.device)
-                self._falling = memory.kernel(memory.rows[at], memory.probes)
+                self._falling = memory.at_probes(memory.rows[at])
             out[~new] = self._falling[[self._oldest[row] for row in rows[~new].tolist()]]
         return out
 
@@ -263,6 +273,6 @@ class _Batch:
         evidence = self.weights[new] @ self.at_probes[new - self.capacity]
         if len(old):
             at = torch.from_numpy(old).to(memory.rows.device)
-            evidence = evidence + self.weights[old] @ memory.kernel(memory.rows[at], memory.probes)
+            evidence = evidence + self.weights[old] @ memory.at_probes(memory.rows[at])
         memory.evidence = evidence
         memory.mass = float(self.weights[used].sum())

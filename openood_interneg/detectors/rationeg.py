@@ -251,9 +251,7 @@ class RatioNeg(Detector[RatioNegSettings]):
         own = memory.kernel(features, self._shots)  # (B, n)
         density = own.mean(axis=1)
         fixed = text + np.log(density)
-        at_probes = own if rows is features else memory.kernel(rows, memory.shots)
-        if len(memory.probes) > len(memory.shots):
-            at_probes = np.concatenate([at_probes, memory.at_watched(rows)], axis=1)
+        at_probes = memory.at_probes(rows, own if rows is features else None)
         batch = memory.batch(features, rows, at_probes, ids)
         score, p, gamma = (np.empty(len(features)) for _ in range(3))
         null = self._null()

@@ -313,6 +313,27 @@ def test_a_resumed_stream_goes_on_alike(update, refresh):
     torch.testing.assert_close(torch.cat([head, tail]), expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("refresh", [False, True])
+def test_what_is_known_at_watched_images_is_what_the_memory_gives_there(refresh):
+    """Added row by row and taken off again over a long stream; a state that is loaded sums anew."""
+    space, features = world(stream=4000)
+    chosen = RatioNegSettings(memory_capacity=50, update="sample", refresh=refresh)
+    detector = RatioNeg(chosen).fit(space)
+    watched = world(seed=3, stream=30)[1]
+    detector.watch(watched, 0.95)
+    fed(detector, features)
+    memory = detector.memory
+    cosine = watched.double().numpy() @ memory.rows.double().numpy().T
+    expected = (np.exp(memory.concentration * (cosine - 1)) * memory.weights).sum(axis=1)
+    assert memory.remembered > 1000
+    known = memory.evidence[len(memory.shots) :]
+    np.testing.assert_allclose(known, expected, rtol=1e-9)
+    second = RatioNeg(chosen).fit(space)
+    second.watch(watched, 0.95)
+    second.load_state_dict(detector.state_dict())
+    assert second.threshold == pytest.approx(detector.threshold, rel=1e-7)
+
+
 @pytest.mark.parametrize("size", [1, 7, 64])
 def test_causal_scores_do_not_depend_on_the_cut(size):
     space, features = world(stream=130)
