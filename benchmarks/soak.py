@@ -179,7 +179,7 @@ def _in_own_process(method: str, options: argparse.Namespace) -> list[dict[str, 
         assert child.stdout is not None
         for line in child.stdout:
             rows.append(json.loads(line))
-            print(method, line, end="", flush=True)
+            print(f"{method} {line}", end="", flush=True)
     if child.returncode:
         raise SystemExit(f"{method} ended with {child.returncode}")
     return rows
@@ -193,6 +193,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a hundredth of both")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--at-once", type=int, default=1, help="methods; each has its own process")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help="folder of the result")
     parser.add_argument("--no-write", action="store_true")
@@ -208,10 +209,11 @@ def main() -> None:
         print(machine())
         wrong: list[str] = []
         cases: dict[str, Any] = {}
-        with ThreadPoolExecutor(1) as beside:  # memory is per process, so both may run at once
+        with ThreadPoolExecutor(1) as beside, ThreadPoolExecutor(options.at_once) as pool:
             photographs = beside.submit(soak_images, options.images, Path(name))
-            for method in filter(None, options.methods.split(",")):
-                rows = _in_own_process(method, options)
+            methods = [method for method in options.methods.split(",") if method]
+            measured = pool.map(lambda method: _in_own_process(method, options), methods)
+            for method, rows in zip(methods, measured, strict=True):
                 figures, found = violations(method, rows)
                 print(method, figures, flush=True)
                 cases[method], wrong = figures | {"points": rows}, wrong + found
