@@ -64,7 +64,7 @@ class TextSpace:
     def __post_init__(self) -> None:
         for name in ("labels", "negatives", "proxies", "base", "image_base", "shots"):
             tensor = getattr(self, name)
-            if tensor is not None and not bool(torch.isfinite(tensor).all()):
+            if tensor is not None and not _finite(tensor):
                 raise TextSpaceError(f"the text space's {name} contain NaN or infinity")
         if self.proxies is not None and len(self.proxies) != len(self.labels):
             raise TextSpaceError(
@@ -94,6 +94,11 @@ class TextSpace:
             shot_labels=move(self.shot_labels),
             extra={name: tensor.to(device) for name, tensor in self.extra.items()},
         )
+
+
+def _finite(tensor: Tensor) -> bool:
+    # In parts: the test holds more than the tensor itself, which may be millions of texts.
+    return all(bool(torch.isfinite(part).all()) for part in tensor.split(4096))
 
 
 class IdImages(Protocol):
