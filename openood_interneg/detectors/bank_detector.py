@@ -9,12 +9,7 @@ from torch import Tensor
 
 from openood_interneg.detectors.base import Detector, DetectorError, Scores
 from openood_interneg.detectors.batch_logits import EVERY, BatchGroups, BatchLogits, BatchSums
-from openood_interneg.detectors.scoring import (
-    group_order,
-    grouped_score_from_lse,
-    id_mass,
-    in_group_order,
-)
+from openood_interneg.detectors.scoring import group_log_sums, group_order, id_mass
 from openood_interneg.detectors.watched import Watched
 from openood_interneg.detectors.watched_bank import BesideBank, WatchedBank, WatchedGroups, beside
 from openood_interneg.negatives.bank import NegativeBank
@@ -117,31 +112,30 @@ class BankDetector(Detector[InterNegSettings]):
     def _scores(self, every: BatchLogits, columns: Tensor, rows: slice = EVERY) -> Tensor:
         """Scores of some of a batch's images; with G > 1 of these columns, in group order."""
         if isinstance(every, BatchSums):
-            return self._sum_score(every.id_lse[rows], every.negative_lse(rows), every.count)
-        assert isinstance(every, BatchGroups)
-        scores = []
-        for block in every.blocks(rows):
-            own = every.id_lse[block]
+            negative, count = every.negative_lse(rows), every.count
+        else:
+            assert isinstance(every, BatchGroups)
+            negative = every.negative_lse(columns, self.settings.groups, rows)
+            count = len(columns)
+        return self._score(every.id_lse[rows], negative, count)
 
-            def score(part: slice, negative: Tensor, own: Tensor = own) -> Tensor:
-                return self._score(own[part], negative)
+    def _score(self, id_lse: Tensor, negative_lse: Tensor, count: int) -> Tensor:
+        """Scores (B,) float32 of float64 log-sums.
 
-            scores.append(in_group_order(score, every.logits(block), columns))
-        return torch.cat(scores)
+        Args:
+            id_lse: (B,) over the labels.
+            negative_lse: (B,) over all negatives, or (B, G) over each group.
+            count: how many negatives these are; without any an image scores 1.
+        """
+        if not count:
+            return torch.ones(len(id_lse), device=self.space.device)
+        shift = self._shift(count // self.settings.groups)
+        mass = id_mass(id_lse + shift, negative_lse)
+        return (mass if mass.dim() == 1 else mass.mean(dim=1)).to(self.space.labels)
 
-    def _score(self, id_lse: Tensor, negative_logits: Tensor) -> Tensor:
-        """Scores (B,) of the labels' log-sums (B,) and negative logits (B, n) in group order."""
-        return grouped_score_from_lse(id_lse, negative_logits, self.settings.groups)
-
-    def _single_score(self, id_lse: Tensor, negative_lse: Tensor, count: int) -> Tensor:
-        """`_score` with one group, of the log-sums (B,) of `count` negatives."""
-        return id_mass(id_lse, negative_lse)
-
-    def _sum_score(self, id_lse: Tensor, negative_lse: Tensor, count: int) -> Tensor:
-        """`_single_score` of log-sums in float64, as float32 on the space's device."""
-        one = id_lse.new_ones(id_lse.shape)
-        score = self._single_score(id_lse, negative_lse, count) if count else one
-        return score.to(self.space.labels)
+    def _shift(self, size: int) -> float:
+        """What is added to the labels' log-sum against groups of so many negatives."""
+        return 0.0
 
     def score(self, features: Tensor, ids: Tensor | None = None) -> Scores:
         """See `Detector.score`."""
@@ -172,10 +166,12 @@ class BankDetector(Detector[InterNegSettings]):
             return self.score(watched.features).score
         kept.follow(self.bank)
         if isinstance(kept, WatchedGroups):
-            return self._score(kept.id_lse, kept.logits.index_select(1, self._columns))
+            groups, columns = self.settings.groups, self._columns
+            sums = group_log_sums(kept.logits, columns, groups)
+            return self._score(kept.id_lse, sums, len(columns))
         assert isinstance(kept, WatchedBank)
         count = len(self.space.negatives) + len(self.bank)
-        return self._sum_score(kept.id_lse, kept.negative_lse, count)
+        return self._score(kept.id_lse, kept.negative_lse, count)
 
     def _admitted(self) -> None:
         """The bank took what it was offered."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from openood_interneg.detectors.scoring import KEPT, exact, log_sum, logits
+from openood_interneg.detectors.scoring import KEPT, exact, group_log_sums, log_sum, logits
 from openood_interneg.negatives.bank import NegativeBank
 from openood_interneg.negatives.text_space import TextSpace
 
@@ -23,14 +23,14 @@ class BatchLogits:
 
     Attributes:
         id_logits: (B, C).
-        id_lse: (B,) log-sums over the labels.
+        id_lse: (B,) float64 log-sums over the labels.
         count: how many negatives there are, mined and in the bank.
     """
 
     def __init__(self, features: Tensor, space: TextSpace, tau: float, bank: NegativeBank):
         self.features, self.space, self.tau = features, space, tau
         self.id_logits = self._logits(features, space.labels)
-        self.id_lse = self.id_logits.logsumexp(dim=1)
+        self.id_lse = exact(self.id_logits.logsumexp(dim=1))
         self._now(bank)
 
     def _logits(self, features: Tensor, texts: Tensor) -> Tensor:
@@ -55,7 +55,6 @@ class BatchSums(BatchLogits):
 
     def __init__(self, features: Tensor, space: TextSpace, tau: float, bank: NegativeBank):
         super().__init__(features, space, tau, bank)
-        self.id_lse = exact(self.id_lse)
         self.mined = log_sum(features, space.negatives, space.logit_scale, tau)
         self.bank = features.new_empty(len(features), bank.capacity)
         self._recount(bank, EVERY)
@@ -107,25 +106,26 @@ class BatchGroups(BatchLogits):
         self._every = self._made(EVERY) if len(features) <= self.at_once else None
 
     def _made(self, rows: slice) -> Tensor:
+        """(M + K, b) of mined negatives and the bank's places; those of free places undefined."""
         part, mined, bank = self.features[rows], self.space.negatives, self.bank
-        every = part.new_empty(len(part), len(mined) + bank.capacity)
+        every = part.new_empty(len(mined) + bank.capacity, len(part))
         for texts, at in ((mined, 0), (bank.places, len(mined))):
-            columns = every[:, at : at + len(texts)]
-            torch.mm(part, texts.t(), out=columns)
-            columns *= self.space.logit_scale / self.tau
+            torch.mm(texts, part.t(), out=every[at : at + len(texts)])
+        used = every[: len(mined) + len(bank)]
+        used *= self.space.logit_scale / self.tau
         return every
 
-    def blocks(self, rows: slice = EVERY) -> list[slice]:
-        """Runs of those images whose logits may be held at a time."""
-        start, stop, _ = rows.indices(len(self.features))
+    def negative_lse(self, order: Tensor, groups: int, rows: slice = EVERY) -> Tensor:
+        """(b, G) float64 log-sums over groups; the order is that of `group_log_sums`."""
         if self._every is not None:
-            return [slice(start, stop)]
-        ends = range(start, max(stop, start + 1), self.at_once)
-        return [slice(at, min(at + self.at_once, stop)) for at in ends]
-
-    def logits(self, rows: slice) -> Tensor:
-        """(b, M + K) of mined negatives and the bank's places; those of free places undefined."""
-        return self._made(rows) if self._every is None else self._every[rows]
+            return group_log_sums(self._every[:, rows], order, groups)
+        start, stop, _ = rows.indices(len(self.features))
+        blocks = (slice(at, at + self.at_once) for at in range(start, stop, self.at_once))
+        made = [
+            group_log_sums(self._made(slice(b.start, min(b.stop, stop))), order, groups)
+            for b in blocks
+        ]
+        return torch.cat(made)
 
     def admitted(self, bank: NegativeBank, rows: slice = EVERY) -> None:
         """See `BatchLogits`."""
@@ -135,8 +135,8 @@ class BatchGroups(BatchLogits):
         if self._every is None:
             return
         columns = torch.arange(len(bank), device=self.features.device) if moved else bank.written
-        fresh = self._logits(self.features[rows], bank.places[columns])
-        self._every[rows, len(self.space.negatives) + columns] = fresh
+        fresh = self._logits(bank.places[columns], self.features[rows])
+        self._every[len(self.space.negatives) + columns, rows] = fresh
 
 
 def images_at_once(space: TextSpace, bank: NegativeBank) -> int:

@@ -11,10 +11,9 @@ from openood_interneg.detectors.base import Detector, DetectorError, Scores
 from openood_interneg.detectors.scoring import (
     KEPT,
     exact,
+    group_log_sums,
     group_order,
-    grouped_score_from_lse,
     id_mass,
-    in_group_order,
     log_sum,
     logits,
 )
@@ -56,12 +55,8 @@ class GroupedDetector(Detector[G]):
             negative = log_sum(features, space.negatives, space.logit_scale, tau)
             return id_mass(exact(id_lse), negative).to(id_lse)
         size = max(KEPT // len(space.negatives), 1)
-        scores = []
-        for part, own in zip(features.split(size), id_lse.split(size), strict=True):
-            every = logits(part, space.negatives, space.logit_scale, tau)
-
-            def score(rows: slice, negative: Tensor, own: Tensor = own) -> Tensor:
-                return grouped_score_from_lse(own[rows], negative, groups)
-
-            scores.append(in_group_order(score, every, self._order))
-        return torch.cat(scores)
+        parts = [
+            group_log_sums(logits(space.negatives, p, space.logit_scale, tau), self._order, groups)
+            for p in features.split(size)
+        ]
+        return id_mass(exact(id_lse), torch.cat(parts)).mean(dim=1).to(id_lse)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 # A block of logits that is summed up at once fits into a cache: so it is faster, too.
 ROWS = 256  # images
 COLUMNS = 4096  # texts
-# Logits that are kept while the groups of an image's negatives are looked up: 256 MiB.
+# Logits that are kept while groups of them are summed up: 256 MiB.
 KEPT = 1 << 26
-GATHERED = 1 << 22  # of them in group order at a time: 16 MiB
 
 
 def exact(values: Tensor) -> Tensor:
@@ -46,22 +43,28 @@ def log_sum(features: Tensor, texts: Tensor, logit_scale: float, tau: float = 1.
     return torch.cat(sums)
 
 
-def in_group_order(
-    score: Callable[[slice, Tensor], Tensor], every: Tensor, order: Tensor
-) -> Tensor:
-    """Scores of images whose logits are laid out by `order` some images at a time.
+def group_log_sums(every: Tensor, order: Tensor, groups: int) -> Tensor:
+    """Log-sums over G groups of negatives, in blocks.
 
     Args:
-        score: (slice of images, their negative logits (b, n) in group order) -> (b,).
-        every: (B, m) logits.
-        order: (n,) int64 columns.
+        every: (m, B) logits, an image's in a column: so what is looked up are whole rows.
+        order: (n,) int64 rows, group after group; n a multiple of G.
+        groups: G.
 
     Returns:
-        (B,)
+        (B, G) float64, on the CPU where the device has none; -inf for n = 0.
     """
-    size = max(GATHERED // max(every.shape[1], 1), 1)
-    blocks = (slice(at, at + size) for at in range(0, max(len(every), 1), size))
-    return torch.cat([score(rows, every[rows].index_select(1, order)) for rows in blocks])
+
+    def of(some: Tensor) -> Tensor:
+        return exact(
+            every.index_select(0, some.flatten()).unflatten(0, some.shape).logsumexp(dim=1)
+        )
+
+    pieces = [
+        torch.cat([of(some) for some in piece.split(max(COLUMNS // max(piece.shape[1], 1), 1))])
+        for piece in order.view(groups, -1).split(COLUMNS, dim=1)
+    ]
+    return torch.stack(pieces).logsumexp(dim=0).t()
 
 
 def id_mass(id_lse: Tensor, negative_lse: Tensor) -> Tensor:
@@ -104,12 +107,8 @@ def grouped_score(id_logits: Tensor, negative_logits: Tensor, groups: int) -> Te
     Returns:
         (B,) in [0, 1], high = ID.
     """
-    return grouped_score_from_lse(id_logits.logsumexp(dim=1), negative_logits, groups)
-
-
-def grouped_score_from_lse(id_lse: Tensor, negative_logits: Tensor, groups: int) -> Tensor:
-    """`grouped_score` where the ID log-sum (B,) is at hand already."""
     batch, count = negative_logits.shape
+    id_lse = id_logits.logsumexp(dim=1)
     if count == 0:
         return torch.ones_like(id_lse)
     runs = negative_logits.view(batch, groups, count // groups)  # a view: no copy per group

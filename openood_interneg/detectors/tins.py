@@ -5,9 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from openood_interneg.detectors.base import DetectorError
 from openood_interneg.detectors.interneg import InterNeg
 from openood_interneg.detectors.method import Method
@@ -82,15 +79,8 @@ class TINS(InterNeg):
             space.device,
         )
 
-    def _score(self, id_lse: Tensor, negative_logits: Tensor) -> Tensor:
-        size = negative_logits.shape[1] // self.settings.groups
-        if size == 0:
-            return torch.ones_like(id_lse)
-        return super()._score(id_lse + math.log(size / len(self.space.labels)), negative_logits)
-
-    def _single_score(self, id_lse: Tensor, negative_lse: Tensor, count: int) -> Tensor:
-        shift = math.log(count / len(self.space.labels))
-        return super()._single_score(id_lse + shift, negative_lse, count)
+    def _shift(self, size: int) -> float:
+        return math.log(size / len(self.space.labels))
 
 
 METHOD = Method(

@@ -64,27 +64,27 @@ class WatchedGroups(BesideBank):
     Groups are dealt anew whenever the number of negatives changes, so sums of them are of no use.
 
     Attributes:
-        id_lse: (n,) log-sums over the labels.
-        logits: (n, M + K) of mined negatives and the bank's places; free places undefined.
+        id_lse: (n,) float64 log-sums over the labels.
+        logits: (M + K, n) of mined negatives and the bank's places; free places undefined.
     """
 
     def __init__(self, features: Tensor, space: TextSpace, tau: float, bank: NegativeBank):
         super().__init__(features, space, tau, bank)
-        self.id_lse = self._logits(space.labels).logsumexp(dim=1).to(features)
+        self.id_lse = self._logits(space.labels).logsumexp(dim=1)
         self.mined = len(space.negatives)
-        self.logits = features.new_empty(len(features), self.mined + bank.capacity)
+        self.logits = features.new_empty(self.mined + bank.capacity, len(features))
         for at, part in enumerate(features.split(ROWS)):
-            mine = self.logits[at * ROWS : (at + 1) * ROWS, : self.mined]
+            mine = self.logits[: self.mined, at * ROWS : (at + 1) * ROWS]
             for place, block in enumerate(space.negatives.split(COLUMNS)):
-                fresh = logits(exact(part), exact(block), self.scale, tau)
-                mine[:, place * COLUMNS : (place + 1) * COLUMNS] = fresh.to(mine)
+                fresh = logits(exact(block), exact(part), self.scale, tau)
+                mine[place * COLUMNS : (place + 1) * COLUMNS] = fresh.to(mine)
         self.recount(bank)
 
     def recount(self, bank: NegativeBank) -> None:
         """See `BesideBank`."""
         self.layout = bank.layout
         used = slice(self.mined, self.mined + len(bank))
-        self.logits[:, used] = self._logits(bank.places).to(self.logits)
+        self.logits[used] = self._logits(bank.places).t().to(self.logits)
 
     def admitted(self, bank: NegativeBank) -> None:
         """See `BesideBank`."""
@@ -92,12 +92,11 @@ class WatchedGroups(BesideBank):
             self.recount(bank)
         else:
             written = self._logits(bank.places[bank.written])
-            self.logits[:, self.mined + bank.written] = written.to(self.logits)
+            self.logits[self.mined + bank.written] = written.t().to(self.logits)
 
     def _moved(self, ranking: Tensor) -> None:
-        self.logits[:, self.mined : self.mined + len(ranking)] = self.logits[
-            :, self.mined + ranking
-        ]
+        used = slice(self.mined, self.mined + len(ranking))
+        self.logits[used] = self.logits[self.mined + ranking]
 
 
 class WatchedBank(BesideBank):

@@ -34,7 +34,7 @@ def space_of(mined=MINED, scale=10.0):
 
 def in_small_blocks():
     """Blocks of a few images and texts, so that tiny data have several of each."""
-    return mock.patch.multiple(scoring, ROWS=3, COLUMNS=4, GATHERED=100)
+    return mock.patch.multiple(scoring, ROWS=3, COLUMNS=4)
 
 
 @settings(max_examples=60, deadline=None)
