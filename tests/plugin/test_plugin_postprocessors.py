@@ -153,6 +153,17 @@ def test_inference_is_the_detectors_replay(net, options, loaders):
     assert np.array_equal(conf, expected) and np.array_equal(pred, expected_pred)
 
 
+def test_takes_the_options_of_inversion(net, options, loaders):
+    made = InterNegPostprocessor(
+        config({"prefilter": True, "init": "words", "steps": 2, "beta": 1.0}), **options
+    )
+    made.setup(net, loaders, {})
+    made.inference(net, loaders["test"], progress=False)
+    state = made.detector.state_dict()
+    assert int(state["prefilter.looked"]) == made.detector.inverted == 24
+    assert made.settings.init == "words"
+
+
 def test_encoding_ahead_changes_no_score(net, options, loaders, monkeypatch):
     from openood_interneg.plugin import detector_postprocessor
 
