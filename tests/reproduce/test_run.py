@@ -69,7 +69,7 @@ def test_an_interrupted_run_continues(world, tmp_path, options):
         pass
 
     def stop(line):
-        if "3/6" in line:
+        if "3/9" in line:
             raise Interrupted
 
     store = Store(world / "store")
@@ -79,7 +79,7 @@ def test_an_interrupted_run_continues(world, tmp_path, options):
     assert len(finished) == 3
     times = [path.stat().st_mtime_ns for path in finished]
     result = Reproduction(options(), store, tmp_path, lambda line: None).run(experiment)
-    assert (result["found"], result["computed"]) == (3, 3)
+    assert (result["found"], result["computed"]) == (3, 6)
     assert [path.stat().st_mtime_ns for path in finished] == times
     # another seed is another cell
     other = Reproduction(options(seeds=(1,)), store, tmp_path, lambda line: None)
