@@ -60,18 +60,28 @@ def random_features(count: int, dim: int, device: str | torch.device = "cpu") ->
 
 
 def medians(
-    variants: Mapping[str, Callable[[], Any]], repeats: int = 5, warm_up: int = 1
+    variants: Mapping[str, Callable[[], Any]],
+    repeats: int = 5,
+    warm_up: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
-    """Median seconds of each variant; they take turns, so that a busy minute hits all of them."""
+    """Median seconds of each variant; they take turns, so that a busy minute hits all of them.
+
+    Args:
+        variants: name -> what is timed.
+        repeats: of each.
+        warm_up: calls before them that are not counted.
+        clock: `time.process_time` with one thread leaves out what else runs on the machine.
+    """
     times: dict[str, list[float]] = {name: [] for name in variants}
     for turn in range(warm_up + repeats):
         for name, run in variants.items():
             _wait()
-            start = time.perf_counter()
+            start = clock()
             run()
             _wait()
             if turn >= warm_up:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(clock() - start)
     return {name: statistics.median(values) for name, values in times.items()}
 
 

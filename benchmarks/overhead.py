@@ -13,61 +13,20 @@ import argparse
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from common import machine, medians, random_backbone, write
 
-from openood_interneg.detectors.interneg import InterNeg
+from openood_interneg.cli.cost_measure import BATCH, CAPACITY, CLASSES, NEGATIVES, FullBank
+from openood_interneg.cli.cost_model import SHARES
 from openood_interneg.negatives.inversion import LiveInverter
-from openood_interneg.negatives.text_space import TextSpace
-from openood_interneg.settings import InterNegSettings
 from openood_interneg.vlm.device import pick_device
 from openood_interneg.vlm.prompts import prompt_set
 
-CLASSES, NEGATIVES, CAPACITY, BATCH, ENCODED = 1000, 2000, 2000, 256, 32
-SHARES = (0.0, 0.1, 0.5, 1.0)
+ENCODED = 32
 TARGETS = {
     ("fp32", "photo"): (0.02, 0.05, 0.15, 0.25),
     ("fp32", "imagenet80"): (0.02, 0.08, 0.3, 0.6),
     ("bf16", "photo"): (None, None, None, 0.35),
 }
-
-
-class Stream:
-    """A fitted detector with a full bank, and batches of which a share is gated."""
-
-    def __init__(self, backbone, templates: tuple[str, ...]):
-        dim, device = backbone.embed_dim, backbone.device
-        generator = torch.Generator().manual_seed(0)
-        rows = torch.randn(CLASSES + NEGATIVES + CAPACITY, dim, generator=generator)
-        self.unit = F.normalize(rows, dim=1).to(device)
-        labels = self.unit[:CLASSES]
-        proxies = F.normalize(labels + 0.05 * self.unit[-CLASSES:], dim=1)
-        space = TextSpace(
-            labels=labels,
-            logit_scale=100.0,
-            negatives=self.unit[CLASSES : CLASSES + NEGATIVES],
-            proxies=proxies,
-            base=(labels * proxies).sum(1),
-        )
-        live = LiveInverter(backbone.pseudo_prompts(templates, 1), len(templates))
-        self.detector = InterNeg(InterNegSettings(bank_capacity=CAPACITY), live).fit(space)
-        self.ids = torch.arange(BATCH)
-        self.state = self.detector.state_dict() | {
-            "bank.features": self.unit[-CAPACITY:],
-            "bank.deviation": torch.linspace(1, -1e9, CAPACITY, device=device),
-            "bank.keys": torch.arange(CAPACITY),
-        }
-
-    def batch(self, share: float) -> torch.Tensor:
-        """(256, D): labels' look-alikes, and `share` of negatives' look-alikes."""
-        gated = round(BATCH * share)
-        return torch.cat([self.unit[CLASSES : CLASSES + gated], self.unit[: BATCH - gated]])
-
-    def step(self, features: torch.Tensor, gated: int) -> None:
-        """One batch from the same full bank."""
-        self.detector.load_state_dict(self.state)
-        self.detector.step(features, self.ids)
-        assert self.detector.inverted == gated, f"{self.detector.inverted} gated, not {gated}"
 
 
 def measure(precision: str, device: torch.device, repeats: int) -> tuple[float, list[dict]]:
@@ -79,7 +38,9 @@ def measure(precision: str, device: torch.device, repeats: int) -> tuple[float, 
     print(f"{precision}: encoding {encoding * 1e3:.2f} ms an image")
     rows = []
     for label in ("photo", "imagenet80"):
-        stream = Stream(backbone, prompt_set(label))
+        templates = prompt_set(label)
+        live = LiveInverter(backbone.pseudo_prompts(templates, 1), len(templates))
+        stream = FullBank(backbone.embed_dim, backbone.device, live)
         targets = TARGETS.get((precision, label), (None,) * 4)
         for share, target in zip(SHARES, targets, strict=True):
             run = partial(stream.step, stream.batch(share), round(BATCH * share))

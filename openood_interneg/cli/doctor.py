@@ -36,7 +36,10 @@ def doctor(
         bool, typer.Option("--quick", help="Look for the benchmark's images only.")
     ] = False,
     cost: Annotated[
-        bool, typer.Option("--cost", help="Instead, measure and predict what a run takes.")
+        bool, typer.Option("--cost", help="Instead, predict what a run takes, by kept figures.")
+    ] = False,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="With --cost: by this machine's own, in a minute.")
     ] = False,
     images: Annotated[float, typer.Option(help="With --cost: how many, as 1e9.")] = 1e6,
     backbone: Annotated[str, typer.Option(help="With --cost: one of OpenAI's.")] = "ViT-B/16",
@@ -62,6 +65,7 @@ def doctor(
             templates=templates,
             devices=devices,
             workers=workers,
+            measured=measure,
         )
         console().print(table)
         return
