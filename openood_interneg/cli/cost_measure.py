@@ -130,7 +130,7 @@ def measure(
     device = torch.device(device)
     gpu = device.type != "cpu"
     backbone = random_backbone(name, device, precision)
-    size, batch = backbone.preprocess.size, 64 if gpu else 8
+    size, batch = backbone.preprocess.size, 64 if gpu else 4
     pixels = torch.randn(batch, 3, size, size)
     with torch.no_grad():
         encode = seconds(lambda: backbone.encode_image(pixels)) / batch
