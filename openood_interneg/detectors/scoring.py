@@ -34,12 +34,15 @@ def log_sum(features: Tensor, texts: Tensor, logit_scale: float, tau: float = 1.
     Returns:
         (B,) float64, on the CPU where the device has none; -inf for n = 0.
     """
-    sums = []
+    sums, blocks = [], texts.split(COLUMNS)
     for rows in features.split(ROWS):
-        blocks = (logits(rows, block.to(rows), logit_scale, tau) for block in texts.split(COLUMNS))
-        parts = [exact(block.logsumexp(dim=1)) for block in blocks]
-        # Blocks' sums rounded like one sum of all; adding them up in float64 loses nothing more.
-        sums.append(torch.stack(parts, dim=1).logsumexp(dim=1))
+        # One place for all blocks' sums: small results between large blocks would keep the
+        # allocator from giving a block the room of the last one.
+        parts = rows.new_empty(len(rows), len(blocks))
+        for number, block in enumerate(blocks):
+            parts[:, number] = logits(rows, block.to(rows), logit_scale, tau).logsumexp(dim=1)
+        # Blocks' sums are rounded like one sum of all; adding them up in float64 loses no more.
+        sums.append(exact(parts).logsumexp(dim=1))
     return torch.cat(sums)
 
 
@@ -55,16 +58,14 @@ def group_log_sums(every: Tensor, order: Tensor, groups: int) -> Tensor:
         (B, G) float64, on the CPU where the device has none; -inf for n = 0.
     """
 
-    def of(some: Tensor) -> Tensor:
-        return exact(
-            every.index_select(0, some.flatten()).unflatten(0, some.shape).logsumexp(dim=1)
-        )
-
-    pieces = [
-        torch.cat([of(some) for some in piece.split(max(COLUMNS // max(piece.shape[1], 1), 1))])
-        for piece in order.view(groups, -1).split(COLUMNS, dim=1)
-    ]
-    return torch.stack(pieces).logsumexp(dim=0).t()
+    pieces = order.view(groups, -1).split(COLUMNS, dim=1)
+    parts = every.new_empty(len(pieces), groups, every.shape[1])  # in one place, as in `log_sum`
+    for number, piece in enumerate(pieces):
+        size = max(COLUMNS // max(piece.shape[1], 1), 1)
+        for part, some in zip(parts[number].split(size), piece.split(size), strict=True):
+            rows = every.index_select(0, some.flatten()).unflatten(0, some.shape)
+            part.copy_(rows.logsumexp(dim=1))
+    return exact(parts).logsumexp(dim=0).t()
 
 
 def id_mass(id_lse: Tensor, negative_lse: Tensor) -> Tensor:
