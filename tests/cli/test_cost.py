@@ -108,13 +108,14 @@ def test_a_timing_is_the_median_of_the_more_the_shorter(seconds, expected):
     assert Timer(clock(*seconds))(lambda: None, warm_up=False) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("name, dim", [("ViT-B/16", 512), ("ViT-L/14", 768)])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("templates", ["photo", "imagenet80"])
-def test_kept_figures_are_whole_and_a_gpu_is_derived_to_be_faster(precision, templates):
-    host = kept_figures("ViT-B/16", precision, templates)
+def test_kept_figures_are_whole_and_a_gpu_is_derived_to_be_faster(name, dim, precision, templates):
+    host = kept_figures(name, precision, templates)
     assert "measured" in host.origin and "AVX512" in host.device
-    assert host.dim == 512 and host.chunk > 1
-    gpu = derived_figures(host, "ViT-B/16", precision, templates)
+    assert host.dim == dim and host.chunk > 1
+    gpu = derived_figures(host, name, precision, templates)
     assert gpu is not None and "not measured" in gpu.origin
     for figures in (host, gpu):
         numbers = [figures.decode, figures.encode, figures.score, *vars(figures.invert).values()]
