@@ -117,6 +117,7 @@ def configs(make, ours_root):
     return {"config_root": theirs if make is plain_evaluator else ours_root}
 
 
+@pytest.mark.slow
 def test_stored_figures_are_those_of_images(net, root, settings, cache, encoded):
     kept = ours(net, root, postprocessor=InterNegPostprocessor(**settings))
     seen = encoded[0]
@@ -132,6 +133,7 @@ def test_stored_figures_are_those_of_images(net, root, settings, cache, encoded)
         np.testing.assert_allclose(stored.id_scores[name][1], conf, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_eval_and_the_plugin_share_entries(net, root, settings, cache, encoded):
     benchmark = replace(load_benchmark("cifar10", root), class_names=CLASSES)
     made = InterNegPostprocessor(**settings)
@@ -210,6 +212,13 @@ def test_other_data_sets_and_loaders_stay_as_they_are(net, root):
     assert known_images([{"data": torch.rand(2, 3, 64, 64)}], net.clip) is None
     dataset.__class__ = Own
     assert known_images(DataLoader(dataset, 8), net.clip) is None
+
+
+def test_a_network_over_several_gpus_encodes_on_them(net, root, cache, encoded):
+    made, loader = MCMPostprocessor(), image_loader(root, net)
+    for times in (1, 2):
+        found = made.feature_set(torch.nn.DataParallel(net), loader, "test", progress=False)
+        assert encoded == [37 * times] and len(found) == 37
 
 
 def test_order_labels_and_names_are_the_loaders(net, root, cache):
