@@ -58,7 +58,8 @@ def main() -> None:
     print({name: round(value, 1) for name, value in variants.items()}, f"cold {cold:.1f} s")
     if not options.no_write:
         ratio = variants["drawn anew"] / variants["kept"]
-        write("reproduce", variants, ratio, unit="CPU s", cold=round(cold, 1), figures=figures)
+        of = {"experiments": options.what, "limit": options.limit, "figures": figures}
+        write("reproduce", variants, ratio, unit="CPU s", cold=round(cold, 1), **of)
 
 
 if __name__ == "__main__":
