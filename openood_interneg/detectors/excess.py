@@ -6,13 +6,30 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from scipy.optimize import isotonic_regression
 from torch import Tensor
 
 BINS = 100
 FIT_EACH_OF_FIRST = 100  # p-values after each of which the density is fitted
 FIT_EVERY = 10  # afterwards
 BAND_ODDS = 0.5  # alpha of the DKW band: even odds
+
+
+def decreasing_fit(values: np.ndarray) -> np.ndarray:
+    """The non-increasing values (n,) nearest to given ones in least squares.
+
+    Pools adjacent violators (Ayer et al., 1955). `scipy.optimize.isotonic_regression` gives the
+    same numbers, and takes half a second to import where a program scores a few images.
+    """
+    totals: list[float] = []  # of blocks, whose means fall
+    sizes: list[int] = []
+    for value in values.tolist():
+        total, size = value, 1
+        while totals and totals[-1] * size <= total * sizes[-1]:
+            total += totals.pop()
+            size += sizes.pop()
+        totals.append(total)
+        sizes.append(size)
+    return np.repeat(np.array(totals) / np.array(sizes), sizes)
 
 
 class ExcessDensity:
@@ -85,4 +102,4 @@ class ExcessDensity:
             below = np.maximum(np.arange(1, BINS + 1) / BINS, below - eps)
         slopes = np.diff(below, prepend=0.0) * BINS
         # Slopes of the least concave majorant = decreasing regression of the slopes.
-        self.density = isotonic_regression(slopes, increasing=False).x
+        self.density = decreasing_fit(slopes)

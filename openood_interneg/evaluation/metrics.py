@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from openood_interneg.evaluation.curves import area, precision_recall_points, roc_points
+
 METRICS = ("FPR@95", "FPR@95(ID+)", "AUROC", "AUPR_IN", "AUPR_OUT", "ACC")
 
 
@@ -26,23 +28,21 @@ def ood_metrics(
     Raises:
         ValueError: an empty side, or a score that is not finite.
     """
-    from sklearn import metrics  # a second to import
-
     if len(id_score) == 0 or len(ood_score) == 0:
         raise ValueError("metrics need at least one ID and one OOD image")
     score = np.concatenate([id_score, ood_score]).astype(np.float64)
     if not np.isfinite(score).all():
         raise ValueError("a score is NaN or infinite")
     is_ood = np.concatenate([np.zeros(len(id_score), int), np.ones(len(ood_score), int)])
-    fpr, tpr, _ = metrics.roc_curve(is_ood, -score)
-    precision_in, recall_in, _ = metrics.precision_recall_curve(1 - is_ood, score)
-    precision_out, recall_out, _ = metrics.precision_recall_curve(is_ood, -score)
+    fpr, tpr = roc_points(is_ood, -score)
+    precision_in, recall_in = precision_recall_points(1 - is_ood, score)
+    precision_out, recall_out = precision_recall_points(is_ood, -score)
     values = {
         "FPR@95": fpr[np.argmax(tpr >= 0.95)],
         "FPR@95(ID+)": fpr_at_95_id_positive(is_ood, score),
-        "AUROC": metrics.auc(fpr, tpr),
-        "AUPR_IN": metrics.auc(recall_in, precision_in),
-        "AUPR_OUT": metrics.auc(recall_out, precision_out),
+        "AUROC": area(fpr, tpr),
+        "AUPR_IN": area(recall_in, precision_in),
+        "AUPR_OUT": area(recall_out, precision_out),
         "ACC": np.mean(id_pred == id_label),
     }
     return {name: 100.0 * float(value) for name, value in values.items()}
@@ -50,7 +50,5 @@ def ood_metrics(
 
 def fpr_at_95_id_positive(is_ood: np.ndarray, score: np.ndarray) -> float:
     """Share of OOD accepted at the threshold that accepts 95 % of ID, in [0, 1]."""
-    from sklearn import metrics
-
-    fpr, tpr, _ = metrics.roc_curve(1 - is_ood, score)
+    fpr, tpr = roc_points(1 - is_ood, score)
     return float(fpr[np.argmax(tpr >= 0.95)])

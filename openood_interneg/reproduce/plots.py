@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from openood_interneg.evaluation.curves import precision_recall_points, roc_points
 from openood_interneg.reproduce.style import (
     BLUE,
     CYCLE,
@@ -51,11 +52,9 @@ def score_histogram(
 
 def roc_curves(ax: Axes, scores: Mapping[str, ScorePair], colours: Mapping[str, str]) -> Axes:
     """ROC with OOD as the positive class; label -> (ID scores, OOD scores)."""
-    from sklearn.metrics import roc_curve
-
     for (id_score, ood_score), style in styled(scores, colours):
         truth, score = _labelled(id_score, ood_score)
-        fpr, tpr, _ = roc_curve(truth, -score)
+        fpr, tpr = roc_points(truth, -score)
         fpr, tpr = _thinned(fpr, tpr)
         ax.plot(100 * fpr, 100 * tpr, **style | {"marker": None})
     ax.axhline(95, color=GREY, linewidth=0.8, linestyle=":")
@@ -69,11 +68,9 @@ def precision_recall_curves(
     ax: Axes, scores: Mapping[str, ScorePair], colours: Mapping[str, str]
 ) -> Axes:
     """Precision over recall with OOD as the positive class."""
-    from sklearn.metrics import precision_recall_curve
-
     for (id_score, ood_score), style in styled(scores, colours):
         truth, score = _labelled(id_score, ood_score)
-        precision, recall, _ = precision_recall_curve(truth, -score)
+        precision, recall = precision_recall_points(truth, -score)
         recall, precision = _thinned(recall, precision)
         ax.plot(100 * recall, 100 * precision, **style | {"marker": None})
     ax.set_xlabel("recall of OOD (%)")

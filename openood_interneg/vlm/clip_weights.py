@@ -69,19 +69,15 @@ def build_clip(
         config.get("preprocess") or {}, vision["image_size"], source or place, CheckpointError
     )
 
-    def build() -> nn.Module:
-        return CLIP(
-            embed_dim=state["text_projection"].shape[1],
-            vision_cfg=CLIPVisionCfg(**vision),
-            text_cfg=CLIPTextCfg(**text),
-            quick_gelu=config.get("quick_gelu", True),
-        )
-
     try:
         with _WithoutDraws():
-            with torch.device("meta"):  # names and shapes, before anything is allocated
-                _compare(build(), state)
-            model = build()
+            model = CLIP(
+                embed_dim=state["text_projection"].shape[1],
+                vision_cfg=CLIPVisionCfg(**vision),
+                text_cfg=CLIPTextCfg(**text),
+                quick_gelu=config.get("quick_gelu", True),
+            )
+        _compare(model, state)
         model.load_state_dict(state)
     except Exception as error:  # open_clip raises many kinds on a bad configuration
         raise _unfit(place, error) from error
@@ -97,7 +93,9 @@ _DRAWS = {
 class _WithoutDraws(TorchFunctionMode):
     """Random initial weights are not drawn: the values of a file take their places.
 
-    It is most of the time that a model takes to load, and the global generator stays as it was.
+    It is most of the time that a model takes to load, the global generator stays as it was, and
+    memory is not touched before names and shapes were compared. (The meta device would not even
+    ask for it, and imports torch's compiler, which takes longer than all the rest.)
     """
 
     def __torch_function__(
@@ -109,6 +107,8 @@ class _WithoutDraws(TorchFunctionMode):
     ) -> Any:
         if func in _DRAWS:
             return args[0] if args else (kwargs or {})["tensor"]
+        if func is torch.randn:
+            return torch.empty(*args)
         return func(*args, **(kwargs or {}))
 
 

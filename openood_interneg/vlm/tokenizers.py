@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Sequence
 
@@ -45,9 +46,15 @@ def context_length(model: nn.Module) -> int | None:
 @functools.cache
 def byte_pairs(length: int = 77) -> Tokenizer:
     """CLIP's byte-pair encoding at a context length; its table is unpacked once a process."""
-    from open_clip.tokenizer import SimpleTokenizer
+    from open_clip import tokenizer
 
-    return SimpleTokenizer(context_length=length)
+    # open_clip makes one when it is imported; a second would unpack the table again.
+    own = getattr(tokenizer, "_tokenizer", None)
+    if not isinstance(own, tokenizer.SimpleTokenizer):
+        return tokenizer.SimpleTokenizer(context_length=length)
+    found = copy.copy(own)
+    found.context_length = length
+    return found
 
 
 def clip_tokenizer(model: nn.Module, name: str) -> Tokenizer:
