@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
+from openood_interneg.cli.bare_packages import defer_inits
 from openood_interneg.cli.console import ended_tidily
-from openood_interneg.cli.lazy import STYLE, add_commands
+from openood_interneg.cli.lazy import MODULES, STYLE, add_commands
 
 if sys.platform == "darwin":
     # Read by torch when it is imported; it warns of every operator that the CPU takes over.
@@ -43,5 +44,7 @@ def root(
 
 def main() -> None:
     """Entry point of the console command."""
+    if set(sys.argv[1:2]) & set(MODULES):
+        defer_inits()
     with ended_tidily():
         app()

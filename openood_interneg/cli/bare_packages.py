@@ -41,7 +41,7 @@ class _Waiting(ModuleType):
                     spec.loader.exec_module(self)
                 finally:
                     del self._runs
-                self.__class__ = ModuleType
+                self.__class__ = ModuleType  # type: ignore[assignment]
         return getattr(self, name)
 
 
@@ -58,7 +58,8 @@ def defer_inits(names: tuple[str, ...] = PACKAGES) -> None:
         spec = importlib.util.find_spec(name)
         if spec is None or spec.submodule_search_locations is None:
             continue
-        sys.modules[name] = module = _waiting(spec)
+        module = _waiting(spec)
+        sys.modules[name] = module
         if parent:
             setattr(sys.modules[parent], child, module)
 

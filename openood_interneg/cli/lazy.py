@@ -8,7 +8,6 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
-from openood_interneg.cli.bare_packages import defer_inits
 from openood_interneg.cli.console import guarded
 
 # name -> module of this package; the module's `command` is the function that typer runs.
@@ -57,7 +56,6 @@ class LazyCommand(TyperCommand):
 
 def load_command(name: str) -> TyperCommand:
     """Imports a command's module and makes its options."""
-    defer_inits()
     module = import_module(f"openood_interneg.cli.{MODULES[name]}")
     app = typer.Typer(**STYLE)
     app.command(name)(guarded(module.command))

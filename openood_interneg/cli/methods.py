@@ -1,16 +1,28 @@
-"""`interneg methods`: the table of methods."""
+"""`interneg methods`: the table of methods.
+
+Making the table imports every method, and torch with it. Its cells are kept in the cache, under a
+digest of all source files of the methods, and are read from there as long as no file changes.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+import hashlib
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
 from rich.table import Table
 
+from openood_interneg import detectors, settings
 from openood_interneg.cli.console import console
-from openood_interneg.detectors.method import Method
-from openood_interneg.detectors.registry import list_methods
+from openood_interneg.data.atomic_files import default_root, write_text
+
+if TYPE_CHECKING:  # brings torch
+    from openood_interneg.detectors.method import Method
 
 COLUMNS = (
     "name",
@@ -33,18 +45,49 @@ def methods(
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0))
     for number, column in enumerate(COLUMNS):
         table.add_column(column, no_wrap=number == 0, overflow="fold")
-    for method in list_methods():
-        table.add_row(*_cells(method))
+    for cells in rows():
+        table.add_row(*cells)
     console().print(table)
 
 
 def markdown_table() -> str:
     """The same table in Markdown; the README's is made by this."""
     lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
-    for method in list_methods():
-        name, *rest = _cells(method)
+    for name, *rest in rows():
         lines.append("| " + " | ".join([f"`{name}`", *rest]) + " |")
     return "\n".join(lines)
+
+
+def rows() -> Sequence[Sequence[str]]:
+    """The cells of the table, from the cache where the methods are those of last time."""
+    kept = default_root() / "methods" / f"{_sources_digest()}.json"
+    with suppress(OSError, ValueError):
+        found = json.loads(kept.read_text(encoding="utf-8"))
+        if _is_table(found):
+            return found
+    from openood_interneg.detectors.registry import list_methods
+
+    made = [_cells(method) for method in list_methods()]
+    with suppress(OSError):  # a cache that cannot be written costs time, and nothing else
+        write_text(kept, json.dumps(made))
+    return made
+
+
+def _is_table(found: object) -> bool:
+    return isinstance(found, list) and all(
+        isinstance(row, list) and len(row) == len(COLUMNS) and all(isinstance(c, str) for c in row)
+        for row in found
+    )
+
+
+def _sources_digest() -> str:
+    """Of the code that decides the table: every method's file, what they share, and this one."""
+    folders = [Path(place) for package in (detectors, settings) for place in package.__path__]
+    files = [file for folder in folders for file in folder.glob("*.py")]
+    hasher = hashlib.blake2b(digest_size=16)
+    for file in sorted([*files, Path(__file__)]):
+        hasher.update(f"{file.name} {file.stat().st_size} ".encode() + file.read_bytes())
+    return hasher.hexdigest()
 
 
 def _cells(method: Method) -> list[str]:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from openood_interneg.data.atomic_files import atomic_path, default_root, write_text
 from openood_interneg.data.digests import digest
 from openood_interneg.data.store_folders import (
     temporary_root,
@@ -29,12 +30,10 @@ from openood_interneg.data.stored_files import (
     Layout,
     Rows,
     StoreError,
-    atomic_path,
     check_layout,
     discard,
     read_tensors,
     write_tensors,
-    write_text,
 )
 from openood_interneg.vlm.text_files import read_json
 
@@ -56,14 +55,6 @@ __all__ = [
 FORMAT = 2
 
 Compute = Callable[[list[int]], Iterator[Mapping[str, Tensor]]]
-
-
-def default_root() -> Path:
-    """INTERNEG_CACHE, else openood_interneg under XDG_CACHE_HOME or ~/.cache."""
-    if os.environ.get("INTERNEG_CACHE"):
-        return Path(os.environ["INTERNEG_CACHE"]).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "openood_interneg"
 
 
 class Entry:

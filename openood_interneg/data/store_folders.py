@@ -15,7 +15,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from openood_interneg.data.stored_files import StoreError, umask
+from openood_interneg.data.atomic_files import umask
+from openood_interneg.data.stored_files import StoreError
 
 STALE = 24 * 3600.0  # seconds; a writer touches its temporary file all the time
 TEMPORARY = "interneg-store-"

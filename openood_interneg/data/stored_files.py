@@ -7,9 +7,8 @@ import json
 import os
 import secrets
 import stat
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from openood_interneg.data.atomic_files import atomic_path
 from openood_interneg.data.digests import tensors_digest
 from openood_interneg.settings import InternegError
 
@@ -84,35 +84,6 @@ def check_layout(tensors: Mapping[str, Tensor], layout: Layout, rows: int | None
 # ---- writing -------------------------------------------------------------------------------
 
 
-@contextmanager
-def atomic_path(path: Path, mode: int | None = None) -> Iterator[Path]:
-    """A temporary sibling that becomes `path` when the block ends without an exception.
-
-    A file that is there keeps its permissions, and a link stays one: its target is replaced.
-
-    Args:
-        mode: permissions that the file gets in any case, however an old one was.
-    """
-    path = Path(os.path.realpath(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        # mkstemp's 0600 is for secrets
-        os.chmod(temporary, _mode(path) if mode is None else mode)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str, mode: int | None = None) -> None:
-    """Writes a text file atomically."""
-    with atomic_path(path, mode) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
 def write_tensors(
     path: Path,
     tensors: Mapping[str, Tensor],
@@ -133,21 +104,6 @@ def discard(path: Path) -> None:
             path.rename(path.with_name(f"{path.name}.{secrets.token_hex(4)}.aside"))
         else:
             path.unlink()
-
-
-def umask() -> int:
-    """The process's umask."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _mode(path: Path) -> int:
-    """Permissions of the file that `path` is, or that a new file gets."""
-    try:
-        return stat.S_IMODE(path.stat().st_mode)
-    except OSError:
-        return 0o666 & ~umask()
 
 
 # ---- reading -------------------------------------------------------------------------------

@@ -283,7 +283,9 @@ def _entry(
             f"{where}, line {line}: {len(row)} columns where the header has {width}; put a "
             "word that holds a comma in quotes"
         )
-    word, part_of_speech, lexnames = (row[at].strip() if at >= 0 else "" for at in columns)
+    at_word, at_part, at_lexnames = columns  # one by one: there are 70,000 rows
+    word, part_of_speech = row[at_word].strip(), row[at_part].strip()
+    lexnames = row[at_lexnames] if at_lexnames >= 0 else ""
     if not word:
         raise CorpusError(f"{where}, line {line}: the word is empty; write it or delete the line")
     kind = _PARTS_OF_SPEECH.get(part_of_speech.lower())

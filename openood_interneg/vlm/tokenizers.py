@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Sequence
+from importlib import import_module
 
 import torch
 from torch import Tensor, nn
@@ -46,8 +47,7 @@ def context_length(model: nn.Module) -> int | None:
 @functools.cache
 def byte_pairs(length: int = 77) -> Tokenizer:
     """CLIP's byte-pair encoding at a context length; its table is unpacked once a process."""
-    from open_clip import tokenizer
-
+    tokenizer = import_module("open_clip.tokenizer")
     # open_clip makes one when it is imported; a second would unpack the table again.
     own = getattr(tokenizer, "_tokenizer", None)
     if not isinstance(own, tokenizer.SimpleTokenizer):

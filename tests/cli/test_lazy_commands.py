@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
-from openood_interneg.cli import app
+from openood_interneg.cli import app, methods
 from openood_interneg.cli.lazy import MODULES, SUMMARIES, load_command
+from openood_interneg.detectors.registry import list_methods
 
 HEAVY = ("torch", "numpy", "scipy", "sklearn", "pandas", "open_clip", "matplotlib", "nltk", "PIL")
 
@@ -20,9 +21,11 @@ HEAVY = ("torch", "numpy", "scipy", "sklearn", "pandas", "open_clip", "matplotli
         "import openood_interneg",
         "from openood_interneg.cli import app; app(['--help'], standalone_mode=False)",
         "from openood_interneg.cli import app; app(['--version'], standalone_mode=False)",
+        "from openood_interneg.cli import app; app(['methods'], standalone_mode=False)",
     ],
 )
 def test_nothing_heavy_is_imported_before_it_is_used(statement):
+    methods.rows()  # kept from now on
     code = f"import sys\n{statement}\nprint('HEAVY', [m for m in {HEAVY} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -61,3 +64,22 @@ def completed(words: str) -> list[str]:
         with contextlib.redirect_stdout(out):
             app(prog_name="interneg")
     return out.getvalue().split()
+
+
+def test_the_table_of_methods_is_made_again_where_the_kept_one_is_none(tmp_path, monkeypatch):
+    monkeypatch.setenv("INTERNEG_CACHE", str(tmp_path))
+    made = methods.rows()
+    assert [row[0] for row in made] == [method.name for method in list_methods()]
+    (kept,) = tmp_path.rglob("*.json")
+    for text in ("", "[1]", '[["mcm"]]', "{}"):
+        kept.write_text(text)
+        assert methods.rows() == made
+    monkeypatch.setattr(methods, "_sources_digest", lambda: "other")
+    methods.rows()
+    assert len(list(tmp_path.rglob("*.json"))) == 2
+
+
+def test_a_cache_that_cannot_be_written_does_not_stop_the_table(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("INTERNEG_CACHE", str(tmp_path / "file"))
+    assert len(methods.rows()) == len(list_methods())
