@@ -51,7 +51,7 @@ def methods(
 
 
 def markdown_table() -> str:
-    """The same table in Markdown; the README's is made by this."""
+    """The same table in Markdown; that of docs/methods.md is made by this."""
     lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
     for name, *rest in rows():
         lines.append("| " + " | ".join([f"`{name}`", *rest]) + " |")

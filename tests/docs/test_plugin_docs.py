@@ -1,4 +1,4 @@
-"""The section "With OpenOOD": its snippets run as they are printed, and its table is true."""
+"""docs/openood.md: its snippets run as they are printed, and its table is true."""
 
 import os
 import re
@@ -14,8 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def section():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    return text.split("## With OpenOOD", 1)[1].split("\n## ", 1)[0]
+    return (ROOT / "docs" / "openood.md").read_text(encoding="utf-8")
 
 
 def blocks(section: str, language: str) -> list[str]:
@@ -49,6 +48,9 @@ def test_snippets(section, tmp_path):
     run("bash", "-c", main)
     (table,) = tmp_path.glob("results/miniature_*/s0/ood.csv")
     assert table.read_text().startswith("dataset,FPR@95,AUROC,AUPR_IN,AUPR_OUT,ACC\nothershapes,")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").split("### OpenOOD", 1)[1]
+    out = run(sys.executable, "-c", blocks(readme, "python")[0])
+    assert "nearood" in out and "AUROC" in out
     out = run(sys.executable, "-c", compare)
     assert out.count("farood") == 4 and "'dropout' is refused" in out
 
