@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: the YAML files of configs/ are installed inside the package."""
+"""What pyproject.toml cannot say: configs/ and the pages of docs/ are installed in the package."""
 
 from setuptools import find_packages, setup
 
@@ -6,8 +6,9 @@ setup(
     packages=[
         *find_packages(include=["openood_interneg", "openood_interneg.*"]),
         "openood_interneg.configs",
+        "openood_interneg.docs",
     ],
-    package_dir={"openood_interneg.configs": "configs"},
+    package_dir={"openood_interneg.configs": "configs", "openood_interneg.docs": "docs"},
     package_data={
         "openood_interneg": [
             "py.typed",
@@ -18,6 +19,7 @@ setup(
             "**/*.html",
         ],
         "openood_interneg.configs": ["**/*.yml"],
+        "openood_interneg.docs": ["*.md"],
     },
     include_package_data=False,
 )

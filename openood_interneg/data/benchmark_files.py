@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from openood_interneg.data.image_lists import BenchmarkError
-from openood_interneg.settings import shown
+from openood_interneg.settings import docs_page, shipped_folder, shown
 from openood_interneg.vlm.text_files import read_yaml, text_value
 
 
 def configs_root() -> Path:
     """Folder of the YAML files: inside the package when installed, beside it in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    inside = package / "configs"
-    return inside if inside.is_dir() else package.parent / "configs"
+    return shipped_folder("configs")
 
 
 def list_benchmarks() -> list[str]:
@@ -49,12 +47,12 @@ def read_source(source: str | Path) -> tuple[dict[str, Any], Path]:
         if not found and bench_folder(source):
             raise BenchmarkError(
                 f"{text} is a folder, and OpenOOD's interfaces take a YAML file; write one as "
-                "docs/own_data.md says"
+                f"{docs_page('own_data.md')} says"
             )
         if not found:
             raise BenchmarkError(
                 f"unknown benchmark {shown(text)}; known: {', '.join(list_benchmarks())}, or a "
-                "YAML file or a folder of your own (docs/own_data.md)"
+                f"YAML file or a folder of your own ({docs_page('own_data.md')})"
             )
     config: dict[str, Any] = {}
     for path in found:

@@ -30,7 +30,7 @@ from openood_interneg.data.image_lists import (
     check_ood_labels,
     read_image_list,
 )
-from openood_interneg.settings import shown
+from openood_interneg.settings import docs_page, shown
 from openood_interneg.vlm.text_files import text_value
 
 ID_SPLITS = ("train", "val", "test")
@@ -211,7 +211,7 @@ def schema_errors(origin: Path) -> Iterator[None]:
     except (KeyError, TypeError, AttributeError) as error:
         raise BenchmarkError(
             f"{origin} is not a benchmark in OpenOOD's schema: {type(error).__name__}: {error}; "
-            "see docs/own_data.md for the keys"
+            f"see {docs_page('own_data.md')} for the keys"
         ) from error
 
 
@@ -227,7 +227,7 @@ def split_paths(block: Any, what: str) -> tuple[str, str]:
         )
     for key in ("data_dir", "imglist_pth"):
         if key not in block:
-            raise BenchmarkError(f"{what} has no {key}; see docs/own_data.md")
+            raise BenchmarkError(f"{what} has no {key}; see {docs_page('own_data.md')}")
     folder, file = (
         text_value(block[key], f"{key} of {what}", BenchmarkError)
         for key in ("data_dir", "imglist_pth")

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from openood_interneg.data.digests import bytes_digest
-from openood_interneg.settings import InternegError, shown
+from openood_interneg.settings import InternegError, docs_page, shown
 from openood_interneg.vlm.text_files import read_text
 
 _LABEL = re.compile(r"-?[0-9]{1,9}")
@@ -93,7 +93,7 @@ def read_image_list(path: Path, folder: Path, name: str) -> ImageList:
     if not path.exists():
         raise BenchmarkError(
             f"no image list at {path} (for '{name}'); point --data-root to the folder with "
-            "benchmark_imglist/, or see docs/benchmarks.md for where it comes from"
+            f"benchmark_imglist/, or see {docs_page('benchmarks.md')} for where it comes from"
         )
     paths, labels = [], []
     # Not splitlines: it also cuts at characters that may stand in a path, such as U+2028.

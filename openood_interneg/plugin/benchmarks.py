@@ -19,7 +19,7 @@ from openood_interneg.data.benchmark_files import (
 from openood_interneg.data.benchmark_yaml import BenchmarkSpec, parse_spec, schema_errors
 from openood_interneg.data.image_lists import BenchmarkError, check_images, read_image_list
 from openood_interneg.plugin.network import known_class_names, name_class_names
-from openood_interneg.settings import shown
+from openood_interneg.settings import docs_page, shown
 from openood_interneg.vlm.preprocess import CLIP_MEAN, CLIP_STD
 
 GROUPS = {"near": "nearood", "far": "farood"}  # OpenOOD's evaluation API -> its YAML files
@@ -177,7 +177,7 @@ def look_for_data(
         raise BenchmarkError(
             f"benchmark '{name}' lacks the image lists {', '.join(missing[:5])}{more}; point "
             f"data_root (here '{data_root}') to the folder that holds OpenOOD's data, or see "
-            "docs/benchmarks.md for where they come from"
+            f"{docs_page('benchmarks.md')} for where they come from"
         )
     names = known_class_names(name) or [f"class {i}" for i in range(int(info["num_classes"]))]
     origin = Path(f"benchmark '{name}'")

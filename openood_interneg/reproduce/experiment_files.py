@@ -28,7 +28,7 @@ from openood_interneg.reproduce.experiment import (
     Published,
     Variant,
 )
-from openood_interneg.settings import SettingsError, shown
+from openood_interneg.settings import SettingsError, docs_page, shown
 from openood_interneg.vlm.text_files import parse_yaml, read_text
 
 
@@ -120,7 +120,7 @@ def _published(group: Mapping[str, Any], metrics: Sequence[str]) -> list[Publish
         if fpr not in ("ood", "id") and (fpr or any(rate is not None for rate in rates)):
             raise ValueError(
                 f"published row {labels} has fpr {shown(fpr)}; say which class is positive in its "
-                "FPR@95, fpr: ood or fpr: id (docs/protocols.md)"
+                f"FPR@95, fpr: ood or fpr: id ({docs_page('protocols.md')})"
             )
         out.append(Published(labels, values, group.get("group", ""), fpr, group["source"]))
     return out

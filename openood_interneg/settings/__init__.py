@@ -26,6 +26,7 @@ from openood_interneg.settings.methods import (
     MethodSettings,
     NegativeSettings,
 )
+from openood_interneg.settings.shipped import docs_page, shipped_folder
 
 __all__ = [
     "LARGEST",
@@ -41,11 +42,13 @@ __all__ = [
     "SettingsError",
     "as_mapping",
     "checked",
+    "docs_page",
     "first_line",
     "from_mapping",
     "merged",
     "printable",
     "require_package",
     "setting",
+    "shipped_folder",
     "shown",
 ]
