@@ -1,5 +1,6 @@
 """What the README claims of the program is what the program says; its example runs."""
 
+import json
 import os
 import re
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from openood_interneg.cli.methods import markdown_table
+from openood_interneg.demo import draw, image_rng
 from openood_interneg.detectors.registry import list_methods
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,3 +62,35 @@ def test_the_application_example_runs(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     lines = done.stdout.splitlines()
     assert len(lines) == 2 and all(re.fullmatch(r"[\w ]+: -?\d+\.\d{3}", line) for line in lines)
+
+
+@pytest.mark.slow
+def test_the_commands_run(tmp_path):
+    """As printed, but for the model (the small one) and the corpus (a few words)."""
+    words = ROOT / "tests" / "golden" / "mining.json"
+    if not words.is_file():
+        pytest.skip("no word list at tests/golden")
+    (tmp_path / "words.txt").write_text("\n".join(json.loads(words.read_text())["nouns"]))
+    for kind in ("star", "heart"):
+        (tmp_path / "my_classes" / kind).mkdir(parents=True)
+        for i in range(30):
+            picture = draw(kind, image_rng(0, "train", i))
+            picture.save(tmp_path / "my_classes" / kind / f"{i}.png")
+    (tmp_path / "my_photos").mkdir()
+    draw("star", image_rng(0, "test", 0)).save(tmp_path / "my_photos" / "a.png")
+    small = " --backbone miniature --corpus words.txt --num-negatives 50"
+    score, evaluate = re.findall(r"^(interneg (?:score|eval) .*)$", README, re.MULTILINE)
+    for command in (score + small, evaluate + small + " --limit 12"):
+        done = subprocess.run(
+            [sys.executable, "-m", "openood_interneg.cli", *command.split()[1:]],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "INTERNEG_CACHE": str(tmp_path / "cache")},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        if " score " in command:
+            (line,) = map(json.loads, done.stdout.splitlines())
+            assert line["prediction"] in ("star", "heart", "unknown")
+    assert (tmp_path / "results" / "results.json").is_file() and "RatioNeg" in done.stdout
