@@ -69,7 +69,9 @@ def rows() -> Sequence[Sequence[str]]:
 
     made = [_cells(method) for method in list_methods()]
     with suppress(OSError):  # a cache that cannot be written costs time, and nothing else
-        write_text(kept, json.dumps(made))
+        default_root().parent.mkdir(parents=True, exist_ok=True)
+        default_root().mkdir(mode=0o700, exist_ok=True)  # the whole cache is for the user alone
+        write_text(kept, json.dumps(made), mode=0o600)
     return made
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import io
+import stat
 import subprocess
 import sys
 
@@ -67,8 +68,9 @@ def completed(words: str) -> list[str]:
 
 
 def test_the_table_of_methods_is_made_again_where_the_kept_one_is_none(tmp_path, monkeypatch):
-    monkeypatch.setenv("INTERNEG_CACHE", str(tmp_path))
+    monkeypatch.setenv("INTERNEG_CACHE", str(tmp_path / "cache"))
     made = methods.rows()
+    assert stat.S_IMODE((tmp_path / "cache").stat().st_mode) == 0o700
     assert [row[0] for row in made] == [method.name for method in list_methods()]
     (kept,) = tmp_path.rglob("*.json")
     for text in ("", "[1]", '[["mcm"]]', "{}"):
