@@ -82,5 +82,18 @@ def set_figures(judged: Judged, number: int) -> dict[str, Any]:
     return out | {"counts": [int(own.sum()), int(ood.sum())], "along": along}
 
 
+def sliding_shares(unknown: np.ndarray, windows: int) -> list[float]:
+    """Percentages called unknown in windows that slide over a stream's images of one side.
+
+    Args:
+        unknown: (n,) bool in the order of the stream, n > 0.
+        windows: how many; each holds a fifth of the images, the first the first fifth and the last
+            the last.
+    """
+    size = max(1, len(unknown) // 5)
+    begins = np.linspace(0, len(unknown) - size, windows).round().astype(int)
+    return [100.0 * float(unknown[begin : begin + size].mean()) for begin in begins]
+
+
 def _share(unknown: np.ndarray) -> float | None:
     return round(100.0 * float(unknown.mean()), 3) if len(unknown) else None

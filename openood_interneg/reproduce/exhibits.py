@@ -60,7 +60,7 @@ def make_exhibit(
     for images, ood in zip(evaluation.benchmark.ood, ood_sets, strict=True):
         stream = _Stream(detector, len(id_set))
         run = run_mixed(detector, id_set, ood, seed, batch_size, [stream])
-        shown = _Examples(evaluation, detector, (id_list, id_set), (images, ood))
+        shown = Examples(evaluation, detector, (id_list, id_set), (images, ood))
         sets[images.name] = {
             "stream": stream.series,
             "threshold": _rounded(np.quantile(run.id_score, 0.05)),
@@ -102,7 +102,7 @@ class _Stream:
             self.series[name].append(_rounded(score[mask].mean()) if mask.any() else None)
 
 
-class _Examples:
+class Examples:
     """Examples of one OOD set with the labels and negatives that they are nearest to."""
 
     def __init__(
@@ -122,12 +122,12 @@ class _Examples:
     def groups(self, id_score: np.ndarray, ood_score: np.ndarray) -> dict[str, list[dict]]:
         """OOD images found and missed, and ID images falsely accused."""
         return {
-            "found": [self.example("ood", i, ood_score) for i in _first(ood_score)],
-            "missed": [self.example("ood", i, ood_score) for i in _first(-ood_score)],
-            "falsely accused": [self.example("id", i, id_score) for i in _first(id_score)],
+            "found": [self.example("ood", i, ood_score[i]) for i in _first(ood_score)],
+            "missed": [self.example("ood", i, ood_score[i]) for i in _first(-ood_score)],
+            "falsely accused": [self.example("id", i, id_score[i]) for i in _first(id_score)],
         }
 
-    def example(self, side: str, index: int, score: np.ndarray) -> dict[str, Any]:
+    def example(self, side: str, index: int, score: float) -> dict[str, Any]:
         """One image: thumbnail, score, and its five best labels and negatives by softmax."""
         images, features = self.sides[side]
         id_logits, negative_logits = self.detector.text_logits(
@@ -140,7 +140,7 @@ class _Examples:
             "image": thumbnail(images, index),
             "name": images.paths[index],
             "label": self.names[label] if label >= 0 else "",
-            "score": _rounded(score[index]),
+            "score": _rounded(score),
             "labels": _best(every[:classes], self.names.__getitem__),
             "negatives": _best(every[classes:], self.negative),
         }

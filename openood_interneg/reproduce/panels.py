@@ -43,6 +43,25 @@ def histogram(id_score: np.ndarray, ood_score: np.ndarray, ood_name: str) -> Fig
     return figure
 
 
+def judged_histogram(
+    id_score: np.ndarray, ood_score: np.ndarray, ood_name: str, threshold: float
+) -> Figure:
+    """Scores of ID and OOD images, and the threshold between them.
+
+    Shares of which many are nearly 0 or 1 are shown by their log-odds.
+    """
+    figure, ax = _panel(height=2.9)
+    every = np.concatenate([id_score, ood_score, [threshold]]).astype(np.float64)
+    label = "score (high = ID)"
+    if every.min() >= 0 and every.max() <= 1 and np.mean(abs(every - 0.5) > 0.49) > 0.2:
+        every = every.clip(1e-12, 1 - 2**-24)  # the last: single precision knows no nearer to 1
+        every, label = np.log(every / (1 - every)), "log-odds of the score (high = ID)"
+    own, ood = every[: len(id_score)], every[len(id_score) : -1]
+    plots.score_histogram(ax, own, ood, ood_name, threshold=every[-1], label=label)
+    style.legend_below(figure, ax)
+    return figure
+
+
 def roc(scores: Mapping[str, plots.ScorePair], colours: Colours) -> Figure:
     """ROC, one line per method."""
     figure, ax = _panel(height=3.4)
@@ -151,6 +170,19 @@ def along_stream(
                 ax.set_xlabel("% of the stream")
     axes[0][0].legend()
     style.legend_below(figure, axes[0][0])
+    return figure
+
+
+def sliding_alarms(lines: Mapping[str, Line], colours: Colours, target: float) -> Figure:
+    """False alarms in windows that slide over a stream, one line per method; label -> percent."""
+    figure, ax = _panel(height=3.2)
+    middle = np.linspace(0, 100, 1 + 2 * len(next(iter(lines.values()))))[1::2]
+    plots.stream_lines(ax, middle, {name: np.array(v) for name, v in lines.items()}, colours)
+    ax.axhline(target, color=style.GREY, linewidth=0.8, linestyle=":")
+    ax.set_ylim(bottom=0)
+    ax.set_xlabel("% of the stream's ID images")
+    ax.set_ylabel("false alarms (%)")
+    style.legend_below(figure, ax)
     return figure
 
 

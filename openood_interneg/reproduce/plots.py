@@ -29,9 +29,15 @@ Means = Sequence[float | None]
 
 
 def score_histogram(
-    ax: Axes, id_score: np.ndarray, ood_score: np.ndarray, ood_name: str = "OOD", bins: int = 40
+    ax: Axes,
+    id_score: np.ndarray,
+    ood_score: np.ndarray,
+    ood_name: str = "OOD",
+    bins: int = 40,
+    threshold: float | None = None,
+    label: str = "score (high = ID)",
 ) -> Axes:
-    """Densities of ID and OOD scores over the same bins."""
+    """Densities of ID and OOD scores over the same bins; a threshold is dotted."""
     both = np.concatenate([id_score, ood_score])
     low, high = float(both.min()), float(both.max())
     if high <= low:
@@ -44,7 +50,9 @@ def score_histogram(
         share = np.histogram(values, edges)[0] / max(1, len(values))
         ax.stairs(share, edges, fill=True, alpha=0.35, color=colour, hatch=hatch, label=name)
         ax.stairs(share, edges, color=colour, linewidth=1.2)
-    ax.set_xlabel("score (high = ID)")
+    if threshold is not None:
+        ax.axvline(threshold, color=INK, linewidth=1.2, linestyle=":", label="threshold")
+    ax.set_xlabel(label)
     ax.set_ylabel("share of images")
     ax.legend(frameon=False)
     return ax

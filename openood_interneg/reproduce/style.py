@@ -42,6 +42,7 @@ METHOD_COLOURS = {
     "mahalanobis": GREY,
     "cover": SKY,
     "tanl": INK,
+    "rationeg": INK,
 }
 _DASHES = ("-", "--", "-.", ":")
 _MARKERS = "osD^vP*X"
