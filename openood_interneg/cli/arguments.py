@@ -9,7 +9,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-FOLDERS = "One's own folders in place of --bench"
+FOLDERS = "Your own folders, instead of --bench"
 Bench = Annotated[
     str | None,
     typer.Option(
@@ -24,7 +24,7 @@ IdFolder = Annotated[
 OodFolders = Annotated[
     list[str] | None,
     typer.Option(
-        help="Folder of a (far) OOD set, or NAME=FOLDER; may be given again.",
+        help="Folder of a (far) OOD set, or NAME=FOLDER; may be repeated.",
         rich_help_panel=FOLDERS,
     ),
 ]
@@ -43,7 +43,8 @@ FolderClasses = Annotated[
 TrainFolder = Annotated[
     Path | None,
     typer.Option(
-        help="ID images for proxies, like --id; default: some of --id, which are not tested.",
+        help="ID images that methods may look at first, in subfolders like --id; default: some "
+        "of --id, which are then not tested.",
         rich_help_panel=FOLDERS,
     ),
 ]
@@ -51,7 +52,7 @@ TrainPerClass = Annotated[
     int | None,
     typer.Option(
         min=0,
-        help="So many of each class of --id are set apart, at most half. Default: 16.",
+        help="Images of each class of --id that are set apart for this, at most half. Default: 16.",
         rich_help_panel=FOLDERS,
     ),
 ]
@@ -68,31 +69,31 @@ BackboneName = Annotated[
 ]
 Preset = Annotated[
     str | None,
-    typer.Option(help="Official settings per method: imagenet, cifar10, cifar100."),
+    typer.Option(help="Each method's official settings: imagenet, cifar10, cifar100."),
 ]
 Pretrained = Annotated[
     str | None,
-    typer.Option(help="open_clip's tag or weights file for --backbone."),
+    typer.Option(help="Weights for --backbone: open_clip's tag, or a file."),
 ]
 Preprocessing = Annotated[
     str, typer.Option(help="clip (the model's own) or openood_vlm (resize 256, crop 224).")
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")]
-Precision = Annotated[str, typer.Option(help="Of the towers: fp32, bf16, fp16; fp32+compile, ...")]
+Precision = Annotated[str, typer.Option(help="Of the model: fp32, bf16, fp16; fp32+compile, ...")]
 EncodeBatch = Annotated[int, typer.Option(min=1, help="Images per forward pass.")]
 Config = Annotated[
     Path | None,
-    typer.Option(help="YAML with settings (flat or OpenOOD's)."),
+    typer.Option(help="YAML file with settings, flat or in OpenOOD's form."),
 ]
 CacheDir = Annotated[
     Path | None,
     typer.Option(help="Where features are kept."),
 ]
-NoCache = Annotated[bool, typer.Option("--no-cache", help="Keep nothing.")]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Store nothing.")]
 ReadingWorkers = Annotated[int, typer.Option(min=0, help="Processes that read images.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="At most this many images per test set.")]
 FullSpectrum = Annotated[
-    bool, typer.Option("--fsood", help="Count the sets of csid as ID: OpenOOD's full spectrum.")
+    bool, typer.Option("--fsood", help="Count shifted ID sets (csid) as ID: full spectrum.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the table.")]
 

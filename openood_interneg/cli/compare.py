@@ -22,9 +22,9 @@ IGNORED = (
 def compare(
     a: Annotated[
         Path,
-        typer.Argument(help="Folder of eval or reproduce (--out), or a JSON of it."),
+        typer.Argument(help="Result of eval or reproduce: its folder (--out), or one JSON file."),
     ],
-    b: Annotated[Path, typer.Argument(help="Another one.")],
+    b: Annotated[Path, typer.Argument(help="The result to compare with.")],
     times: Annotated[bool, typer.Option("--times", help="Compare run times, too.")] = False,
 ) -> None:
     """Say what differs between two results: settings, versions, digests, then figures.

@@ -29,24 +29,24 @@ from openood_interneg.vlm.text_precision import has_bf16
 def doctor(
     bench: Annotated[
         str | None,
-        typer.Option(help="Read every image of this benchmark to its end, too."),
+        typer.Option(help="Also read every image of this benchmark to its end."),
     ] = None,
     data_root: DataRoot = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Look for the benchmark's images only.")
+        bool, typer.Option("--quick", help="Only look whether the benchmark's images exist.")
     ] = False,
     cost: Annotated[
-        bool, typer.Option("--cost", help="Instead, predict what a run takes, by kept figures.")
+        bool, typer.Option("--cost", help="Predict how long a run takes, from kept figures.")
     ] = False,
     measure: Annotated[
-        bool, typer.Option("--measure", help="With --cost: by this machine's own, in a minute.")
+        bool, typer.Option("--measure", help="With --cost: measure this machine, in a minute.")
     ] = False,
-    images: Annotated[float, typer.Option(help="With --cost: how many, as 1e9.")] = 1e6,
-    backbone: Annotated[str, typer.Option(help="With --cost: one of OpenAI's.")] = "ViT-B/16",
+    images: Annotated[float, typer.Option(help="With --cost: how many images, as 1e9.")] = 1e6,
+    backbone: Annotated[str, typer.Option(help="With --cost: a name of OpenAI's.")] = "ViT-B/16",
     precision: Annotated[str, typer.Option(help="With --cost: fp32, bf16 or fp16.")] = "fp32",
     templates: Annotated[str, typer.Option(help="With --cost: photo or imagenet80.")] = "photo",
     device: Annotated[str, typer.Option(help="With --cost: cpu, cuda, ... or auto.")] = "auto",
-    devices: Annotated[int, typer.Option(min=1, help="With --cost: how many of them.")] = 1,
+    devices: Annotated[int, typer.Option(min=1, help="With --cost: how many devices.")] = 1,
     workers: Annotated[
         int | None,
         typer.Option(min=1, help="Processes that read images; with --cost: decoders per device."),

@@ -33,16 +33,18 @@ def encode(
     workspace: WorkspaceOptions,
     preset: Preset = None,
     shard_size: Annotated[
-        int, typer.Option(min=1, help="Images per file; eval looks for the default's.")
+        int, typer.Option(min=1, help="Images per stored file; eval finds the default size only.")
     ] = IMAGES_PER_SHARD,
-    texts: Annotated[bool, typer.Option(help="Encode and rank the corpus, too.")] = True,
+    texts: Annotated[bool, typer.Option(help="Also encode and rank the corpus.")] = True,
     invert: Annotated[
-        bool, typer.Option(help="Invert every image, too (a stream needs the gated ones only).")
+        bool,
+        typer.Option(help="Also invert every image (eval needs only those that score below beta)."),
     ] = False,
     seeds: Annotated[str, typer.Option(help="Seeds of the inversions.")] = "0",
     config: Config = None,
 ) -> None:
-    """Encode a benchmark's images, encode and rank the corpus: `eval` finds it all in the store.
+    """Encode a benchmark's images and texts and rank its corpus, so that `eval` finds all of it
+    stored.
 
     Runs in one process, or in many: torchrun --nproc-per-node 8 -m openood_interneg.cli encode
     ... The result is the same. A run that was stopped continues where it was.

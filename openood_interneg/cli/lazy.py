@@ -26,13 +26,13 @@ MODULES = {
 # What `interneg --help` says of each: the first paragraph of the function's docstring.
 SUMMARIES = {
     "demo": "Draw the miniature benchmark and evaluate methods on it, by the code path of `eval`.",
-    "encode": "Encode a benchmark's images, encode and rank the corpus: `eval` finds it all in the "
-    "store.",
+    "encode": "Encode a benchmark's images and texts and rank its corpus, so that `eval` finds "
+    "all of it stored.",
     "eval": "Evaluate methods on a benchmark and print a table.",
     "mine": "Mine negative texts (Eqs. 7-10) and show or write them, most deviating first.",
     "score": 'Score images: a class name or "unknown" for each, as one JSON line.',
     "methods": "List the methods: paper, what each needs, what it remembers, presets.",
-    "reproduce": "Run the paper's tables and figures; put ours beside the published ones.",
+    "reproduce": "Make the paper's tables and figures, with the published figures beside yours.",
     "compare": "Say what differs between two results: settings, versions, digests, then figures.",
     "doctor": "Report versions, device, OpenOOD, weights, corpora and data sets; exit code 1 if "
     "the\nbenchmark asked for is not complete.",

@@ -48,31 +48,33 @@ def reproduce(
         typer.Option(help="imagenet, cifar10, cifar100, realbench10, realbench100 or miniature."),
     ] = None,
     backbone: Annotated[
-        str | None, typer.Option(help="In place of the experiment's; several with commas.")
+        str | None, typer.Option(help="Instead of the experiment's own; several, with commas.")
     ] = None,
     pretrained: Pretrained = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Images per test set, at most.")] = None,
     seeds: Annotated[
-        str | None, typer.Option(help="In place of the experiment's, as 0,1,2.")
+        str | None, typer.Option(help="Instead of the experiment's own, as 0,1,2.")
     ] = None,
-    corpus: Annotated[str | None, typer.Option(help="Word list in place of WordNet.")] = None,
+    corpus: Annotated[str | None, typer.Option(help="Word list instead of WordNet.")] = None,
     corpora: Annotated[Path | None, typer.Option(help="Folder of Table 13's word lists.")] = None,
     full: Annotated[
-        bool, typer.Option("--full", help="All points of a sweep on substituted data, too.")
+        bool, typer.Option("--full", help="On substituted data, too, all points of a sweep.")
     ] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Compute finished cells again.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Compute finished runs again.")] = False,
     device: Device = "auto",
     precision: Precision = "fp32",
     encode_batch: EncodeBatch = 128,
     workers: ReadingWorkers = 0,
-    out: Annotated[Path, typer.Option(help="Folder of cells and report.")] = Path("reproduced"),
+    out: Annotated[Path, typer.Option(help="Folder for the report and the finished runs.")] = Path(
+        "reproduced"
+    ),
     cache_dir: CacheDir = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the tables.")] = False,
 ) -> None:
-    """Run the paper's tables and figures; put ours beside the published ones.
+    """Make the paper's tables and figures, with the published figures beside yours.
 
-    Finished cells are kept in OUT: an interrupted run continues where it stopped. The report is
-    OUT/report.html, and the same as Markdown, LaTeX, CSV and JSON.
+    Finished runs are kept in OUT, so an interrupted command continues where it stopped. The report
+    is OUT/report.html, and the same as Markdown, LaTeX, CSV and JSON.
     """
     known = (*PAPER_BENCHES, *SUBSTITUTES)
     if bench is not None and bench not in known and not bench.endswith((".yml", ".yaml")):

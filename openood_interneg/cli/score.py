@@ -84,48 +84,47 @@ def score(
     gamma: Annotated[
         float | None,
         typer.Option(
-            help="Images that score below are unknown, from first to last; default: calibrate."
+            help="Fixed threshold: images that score below are unknown; default: calibrate."
         ),
     ] = None,
     calibrate: Annotated[
         Path | None,
         typer.Option(
-            help="ID images that the threshold follows; default: those of --id-images that the "
-            "method was not fitted to."
+            help="ID images that set the threshold as the stream goes on; default: those of "
+            "--id-images that the method was not fitted to."
         ),
     ] = None,
-    tpr: Annotated[float, typer.Option(help="Share of ID images that calibration lets pass.")] = (
-        0.95
-    ),
+    tpr: Annotated[float, typer.Option(help="Share of the calibration images that pass.")] = (0.95),
     alpha: Annotated[
         float | None,
         typer.Option(
-            help="Of methods with p-values, uncalibrated: p <= alpha is unknown; default 0.05."
+            help="Without calibration, for methods with p-values: p <= alpha is unknown. "
+            "Default: 0.05."
         ),
     ] = None,
     state: Annotated[
         Path | None,
-        typer.Option(help="File that keeps the memory and the position; resumed if there."),
+        typer.Option(help="File that keeps memory and position; a run continues from it."),
     ] = None,
     checkpoint_every: Annotated[
         int, typer.Option(min=1, help="Images between two writes of --state.")
     ] = 1000,
     append: Annotated[
-        bool, typer.Option("--append", help="DIR holds new images, not the interrupted input.")
+        bool, typer.Option("--append", help="DIR holds new images, which follow those of --state.")
     ] = False,
     on_error: Annotated[str, typer.Option(help="Unreadable images: skip or stop.")] = "skip",
     batch_size: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 32,
     protect: Annotated[
-        str, typer.Option(help="Protections of the bank: diversity=0.95,max_age=5000,...")
+        str, typer.Option(help="Protections of InterNeg's bank: diversity=0.95,max_age=5000,...")
     ] = "",
     exif: Annotated[
-        bool, typer.Option("--exif/--no-exif", help="Turn photographs as EXIF says.")
+        bool, typer.Option("--exif/--no-exif", help="Turn photographs upright, as EXIF says.")
     ] = True,
     max_pixels: Annotated[
-        int, typer.Option(min=1, help="Larger images are errors.")
+        int, typer.Option(min=1, help="Images with more pixels are errors.")
     ] = ImageLimits.max_pixels,
     bits: Annotated[
-        int, typer.Option(min=8, max=16, help="Bits that 16-bit pictures really hold.")
+        int, typer.Option(min=8, max=16, help="Bits that 16-bit pictures really use.")
     ] = ImageLimits.bits,
     urls: Annotated[
         str, typer.Option(help="Schemes of URLs that may be opened: https,s3; default: none.")
@@ -142,11 +141,11 @@ def score(
 ) -> None:
     """Score images: a class name or "unknown" for each, as one JSON line.
 
-    A line holds position, file, prediction, label (the nearest class), score and unknown, gamma
-    or p where the method has them, or error. Where nothing tells unknown images (no ID images, no
-    --gamma, a method without p-values), prediction and unknown are null. With --state a run that
-    was stopped goes on where it was, with the scores that the unbroken run would have given; --out
-    is cut to where the state was written.
+    A line holds position, file, prediction, label (the nearest class), score (high = ID), unknown,
+    and gamma (the threshold) and p if the method has them; or error. Without a threshold (no ID
+    images, no --gamma, a method without p-values) prediction and unknown are null. With --state a
+    run that was stopped continues with the scores of an unbroken run; --out is cut to where the
+    state was written.
     """
     row = get_method(method)
     defaults = application_defaults(row, merged(file=read_config(config), given=settings))

@@ -45,13 +45,13 @@ class ANTSSettings(NegativeSettings):
     group_length: int = setting(100, "texts in a group of the grouped score", low=1, high=1_000_000)
     rounds: int = setting(10, "largest number of caption rounds", low=0, high=10_000)
     round_size: int = setting(
-        200, "a round starts when more images than this wait", low=0, high=1_000_000
+        200, "a round starts when more images than this are waiting", low=0, high=1_000_000
     )
     far_capacity: int = setting(10_000, "largest number of far texts", low=1, high=1_000_000)
     frequent: int = setting(
         40, "most often predicted classes that give near texts", low=1, high=1_000_000
     )
-    start_with_negatives: bool = setting(False, "far texts start as the mined negatives")
+    start_with_negatives: bool = setting(False, "start the far texts with the mined negatives")
 
 
 class ANTS(Detector[ANTSSettings]):

@@ -39,13 +39,13 @@ class CSPSettings(NegLabelSettings):
         0.15, "p, share of the nouns and of the phrases that become negative", low=1e-6, high=1.0
     )
     keep_class_names: bool = setting(
-        True, "leave words equal to a class name in the pool, where the veto deals with them"
+        True, "keep words equal to a class name in the pool; the veto ranks them last"
     )
     excluded: str = setting(
         ";".join(EXCLUDED), "lexicographer files left out of the corpus, or none"
     )
     superclasses: str = setting(
-        ";".join(SUPERCLASSES), "nouns that adjectives are conjugated with, or none"
+        ";".join(SUPERCLASSES), "nouns that adjectives are combined with, or none"
     )
     superclass_seed: int = setting(0, "seed of the superclass of each adjective", low=0)
     veto: float = setting(

@@ -30,7 +30,7 @@ class NegLabelSettings(NegativeSettings):
         0.0, "p, share of each part of speech instead of num_negatives; 0: off", low=0.0, high=1.0
     )
     keep_class_names: bool = setting(
-        False, "leave words equal to a class name in the pool, as NegLabel's code (with fraction)"
+        False, "keep words equal to a class name in the pool, as NegLabel's code does with fraction"
     )
 
     def check(self) -> None:

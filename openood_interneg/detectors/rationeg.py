@@ -29,24 +29,24 @@ class RatioNegSettings(InversionSettings, NegativeSettings):
     """Settings of RatioNeg; one default for every benchmark."""
 
     num_negatives: int = setting(
-        70_000, "M, negative texts kept: all that pass", low=0, high=10_000_000
+        70_000, "M, negative texts kept; the default keeps all that qualify", low=0, high=10_000_000
     )
     tau: float = setting(1.0, "temperature: logits are logit_scale * cosine / tau", low=1e-6)
     memory: Literal["image", "inverted"] = setting(
-        "image", "what the memory and the shots are compared by: image features, or inversions"
+        "image", "how images are compared with memory and shots: as features, or as inversions"
     )
     memory_capacity: int = setting(500, "K, images remembered", low=1, high=1_000_000)
     prior_weight: float = setting(10.0, "n0, weight of the ID density in the memory's", low=1e-6)
     shots_per_class: int = setting(
         16,
-        "ID images of each class that p_ID and the p-values are taken from",
+        "shots, ID images of each class that p_ID and the p-values come from",
         low=2,
         high=1_000_000,
     )
     update: Literal["batch", "sample"] = setting(
-        "batch", "score a batch's images again with its memory, or causally, image by image"
+        "batch", "score a batch again with the memory after it, or causally, image by image"
     )
-    refresh: bool = setting(False, "rows that explain new images are refreshed, others fade")
+    refresh: bool = setting(False, "keep remembered images that explain new ones, let others fade")
     band: bool = setting(False, "count only the excess of p-values beyond a DKW band")
 
     @property

@@ -31,7 +31,9 @@ class SupremeSettings(TrainedSettings):
     """Settings of SUPREME."""
 
     tau: float = setting(1.0, TAU_HELP, low=1e-6)
-    combine: Literal["max", "mean"] = setting("max", "of the uni- and cross-modal confidences")
+    combine: Literal["max", "mean"] = setting(
+        "max", "how the uni- and cross-modal confidences are combined"
+    )
 
 
 class Supreme(Detector[SupremeSettings]):

@@ -27,7 +27,10 @@ class TANLSettings(NegativeSettings):
         "intra", "order of the candidate texts; TANL takes the whole corpus"
     )
     num_negatives: int = setting(
-        1_000_000, "candidate texts; more than the corpus is all", low=0, high=10_000_000
+        1_000_000,
+        "candidate texts; a number above the corpus size takes all",
+        low=0,
+        high=10_000_000,
     )
     tau: float = setting(1.0, "temperature: logits are logit_scale * cosine / tau", low=1e-6)
     beta: int = setting(

@@ -19,7 +19,9 @@ class TINSSettings(InterNegSettings):
     """Settings of TINS."""
 
     groups: int = setting(5, "G, groups over which the score is averaged", low=1, high=1_000_000)
-    beta: float = setting(0.3, "an image that scores below is high-confidence OOD", low=0, high=1)
+    beta: float = setting(
+        0.3, "gate: an image that scores below is a candidate for the bank", low=0, high=1
+    )
     steps: int = setting(30, "S, optimisation steps of an inversion", low=1, high=1000)
     repulsion: float = setting(
         0.3, "lambda, how strongly inversions are kept from the image proxies", low=0.0

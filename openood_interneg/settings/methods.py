@@ -49,7 +49,7 @@ class IdImageSettings(LabelSettings):
     """Labels, and which ID training images are looked at."""
 
     images_per_class: int = setting(
-        16, "N, ID images per class (per image proxy, Eq. 7)", low=1, high=1_000_000
+        16, "N, ID images per class that make its image proxy (Eq. 7)", low=1, high=1_000_000
     )
     proxy_select: Literal["random", "first"] = setting(
         "random", "which N images of a class: drawn with proxy_seed, or the first of the list"
@@ -121,7 +121,9 @@ class InterNegSettings(InversionSettings, NegativeSettings):
 
     tau: float = setting(1.0, "temperature: logits are logit_scale * cosine / tau", low=1e-6)
     groups: int = setting(1, "G, groups over which the score is averaged", low=1, high=1_000_000)
-    beta: float = setting(0.35, "an image that scores below is high-confidence OOD", low=0, high=1)
+    beta: float = setting(
+        0.35, "gate: an image that scores below is a candidate for the bank", low=0, high=1
+    )
     bank: Literal["inter", "intra", "image", "none"] = setting(
         "inter",
         "extra negatives: inversions filtered by their distance (inter) or by their image's "
@@ -135,8 +137,8 @@ class InterNegSettings(InversionSettings, NegativeSettings):
     )
     prefilter: bool = setting(
         False,
-        "learn from the first 256 inversions of a stream which gated images cannot enter the bank, "
-        "and do not invert those",
+        "learn from the first 256 inversions of a stream which images below the gate cannot enter "
+        "the bank, and do not invert those",
     )
 
     def check(self) -> None:
