@@ -19,6 +19,7 @@ from openood_interneg.reproduce.exhibits import Examples
 from openood_interneg.settings import MethodSettings
 
 SHOWN = 3  # images of each kind
+REMEMBERED = 2  # of the five negatives under an image
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def explained(
         examples = Examples(evaluation, detector, *sides)
         for image in here:
             side = "ood" if image.ood else "id"
-            values = examples.example(side, image.place, image.score)
+            values = examples.example(side, image.place, image.score, REMEMBERED)
             out[image] = values | {"name": _name(values["name"], image)}
     return out
 

@@ -26,11 +26,8 @@ if TYPE_CHECKING:
 
 WINDOWS = 33  # along a stream
 TRIES = (
-    ("your own images, with one subfolder per class", "interneg score PHOTOS --id-images CLASSES"),
-    (
-        "OpenOOD's benchmarks, or folders (--id, --ood)",
-        "interneg eval --bench cifar10 --data-root DATA --backbone ViT-B/16",
-    ),
+    ("your own photographs", "interneg score PHOTOS --id-images CLASSES"),
+    ("a benchmark of OpenOOD", "interneg eval --bench cifar10 --data-root DATA"),
 )
 
 

@@ -127,8 +127,18 @@ class Examples:
             "falsely accused": [self.example("id", i, id_score[i]) for i in _first(id_score)],
         }
 
-    def example(self, side: str, index: int, score: float) -> dict[str, Any]:
-        """One image: thumbnail, score, and its five best labels and negatives by softmax."""
+    def example(
+        self, side: str, index: int, score: float, remembered: int | None = None
+    ) -> dict[str, Any]:
+        """One image: thumbnail, score, and its five best labels and negatives by softmax.
+
+        Args:
+            side: "id" or "ood".
+            index: in its list.
+            score: that it got.
+            remembered: how many of the five negatives are remembered images, at most, and the
+                others texts; by default the best of both are taken, whatever they are.
+        """
         images, features = self.sides[side]
         id_logits, negative_logits = self.detector.text_logits(
             features.features[..., index : index + 1, :]
@@ -136,13 +146,21 @@ class Examples:
         every = torch.cat([id_logits, negative_logits], dim=1)[0].softmax(dim=0)
         classes = id_logits.shape[1]
         label = int(images.labels[index])
+        negatives = every[classes:]
+        if remembered is None:
+            best = _best(negatives, self.negative)
+        else:
+            learned = negatives[len(self.negatives) :]
+            kept = _best(learned, lambda i: self.negative(i + len(self.negatives)))[:remembered]
+            texts = _best(negatives[: len(self.negatives)], self.negative)
+            best = texts[: TOP - len(kept)] + kept
         return {
             "image": thumbnail(images, index),
             "name": images.paths[index],
             "label": self.names[label] if label >= 0 else "",
             "score": _rounded(score),
             "labels": _best(every[:classes], self.names.__getitem__),
-            "negatives": _best(every[classes:], self.negative),
+            "negatives": best,
         }
 
     def negative(self, index: int) -> str:

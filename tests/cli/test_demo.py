@@ -20,14 +20,14 @@ from openood_interneg.evaluation.protocols import Run
 SMALL = {"train_per_class": 2, "test_per_class": 2, "near": 6, "far": 4}
 
 
-def run_demo(tmp_path, monkeypatch, *more):
+def run_demo(tmp_path, monkeypatch, *more, methods="energy,mcm"):
     """Exit code of the command, on a benchmark of a few images."""
     import openood_interneg.cli.workspace as module
 
     monkeypatch.setattr(
         module, "write_benchmark", lambda root, progress: write_benchmark(root, **SMALL)
     )
-    args = ["interneg", "demo", "--methods", "energy,mcm", "--seeds", "0,1"]
+    args = ["interneg", "demo", "--methods", methods, "--seeds", "0,1"]
     monkeypatch.setattr(sys, "argv", [*args, "--cache-dir", str(tmp_path), *more])
     with pytest.raises(SystemExit) as end:
         main()
@@ -118,6 +118,18 @@ def test_kinds_of_images_part_at_the_threshold():
     assert streams.caught == pytest.approx(100 * 3 / 6)
     apart = chosen(Streams({"a": Run(np.zeros(9), own[:9] * 0 + 5, own[:2], np.zeros(2))}))
     assert [len(images) for images in apart.values()] == [2, 0, 0]
+
+
+@pytest.mark.slow
+def test_texts_are_shown_beside_remembered_images(tmp_path, monkeypatch):
+    assert run_demo(tmp_path, monkeypatch, "--quiet", methods="interneg") == 0
+    page = (tmp_path / "demo" / "index.html").read_text("utf-8")
+    images = page.split('<figure class="example">')[1:]
+    negatives = [re.findall(r'<tr class="negatives"><td title="([^"]+)"', i) for i in images]
+    assert images and all(len(names) == 5 for names in negatives)
+    remembered = [sum(n.startswith("inverted ") for n in names) for names in negatives]
+    assert max(remembered) == 2
+    assert "PHOTOS is a folder" in page
 
 
 @pytest.mark.parametrize("browser", [True, False])
