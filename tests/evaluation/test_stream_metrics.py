@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from openood_interneg.evaluation.metrics import ood_metrics
-from openood_interneg.evaluation.stream_metrics import Judged, set_figures
+from openood_interneg.evaluation.stream_metrics import Judged, set_figures, sliding_shares
 
 
 @pytest.fixture
@@ -63,3 +63,10 @@ def test_a_set_is_judged_in_the_parts_in_which_it_comes(judged):
 def test_without_p_values_there_are_no_figures_by_them(judged):
     plain = set_figures(Judged(**{**vars(judged), "p": None}), 1)
     assert not [name for name in plain if name.endswith(", p")]
+
+
+def test_windows_slide_from_the_first_fifth_to_the_last():
+    unknown = np.array([True] * 2 + [False] * 7 + [True])
+    assert sliding_shares(unknown, 9) == [100, 50, 0, 0, 0, 0, 0, 0, 50]
+    assert sliding_shares(unknown, 2) == [100, 50]
+    assert sliding_shares(unknown[:3], 5) == [100, 100, 100, 0, 0]

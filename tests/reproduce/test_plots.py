@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from openood_interneg.reproduce import plots, style
+from openood_interneg.reproduce import panels, plots, style
 
 
 @pytest.mark.slow
@@ -29,3 +29,18 @@ def test_plots_return_their_axis_and_leave_no_style():
         list("abcdefgh"), dict.fromkeys("abcd", "x") | dict.fromkeys("efgh", "y")
     )
     assert len({(s["color"], s["linestyle"]) for s in styles}) == 8
+
+
+@pytest.mark.slow
+def test_shares_that_crowd_at_their_ends_are_drawn_by_their_log_odds():
+    def drawn(own, ood, threshold):
+        with style.page_style():
+            (ax,) = panels.judged_histogram(own, ood, "near OOD", threshold).axes
+        return ax.get_xlabel(), next(line.get_xdata()[0] for line in ax.lines)
+
+    crowd, spread = np.float32([1e-9, 1e-7, 0, 1]), np.float32([0.4, 0.5, 0.6])
+    assert drawn(spread, spread, 0.5) == ("score (high = ID)", 0.5)
+    assert drawn(crowd - 3, spread, 0.5) == ("score (high = ID)", 0.5)
+    label, at = drawn(crowd, spread, 1e-7)
+    assert label == "log-odds of the score (high = ID)"
+    assert at == pytest.approx(np.log(1e-7), rel=1e-4)
