@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from importlib import import_module
 from typing import Any
 
@@ -35,7 +36,7 @@ SUMMARIES = {
     "reproduce": "Make the paper's tables and figures, with the published figures beside yours.",
     "compare": "Say what differs between two results: settings, versions, digests, then figures.",
     "doctor": "Report versions, device, OpenOOD, weights, corpora and data sets; exit code 1 if "
-    "the\nbenchmark asked for is not complete.",
+    "the benchmark asked for is not complete.",
 }
 
 STYLE: dict[str, Any] = {
@@ -58,10 +59,16 @@ def load_command(name: str) -> TyperCommand:
     """Imports a command's module and makes its options."""
     module = import_module(f"openood_interneg.cli.{MODULES[name]}")
     app = typer.Typer(**STYLE)
-    app.command(name)(guarded(module.command))
+    app.command(name, help=_unwrapped(module.command.__doc__))(guarded(module.command))
     command = typer.main.get_command(app)
     assert isinstance(command, TyperCommand)
     return command
+
+
+def _unwrapped(docstring: str) -> str:
+    """Paragraphs without line breaks of their own, so that they fill the terminal's lines."""
+    paragraphs = inspect.cleandoc(docstring).split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
 def add_commands(app: typer.Typer) -> None:

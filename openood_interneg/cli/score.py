@@ -115,7 +115,10 @@ def score(
     on_error: Annotated[str, typer.Option(help="Unreadable images: skip or stop.")] = "skip",
     batch_size: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 32,
     protect: Annotated[
-        str, typer.Option(help="Protections of InterNeg's bank: diversity=0.95,max_age=5000,...")
+        str,
+        typer.Option(
+            help="Protections of InterNeg's bank, as diversity=0.95; several, with commas."
+        ),
     ] = "",
     exif: Annotated[
         bool, typer.Option("--exif/--no-exif", help="Turn photographs upright, as EXIF says.")

@@ -20,7 +20,7 @@ class TINSSettings(InterNegSettings):
 
     groups: int = setting(5, "G, groups over which the score is averaged", low=1, high=1_000_000)
     beta: float = setting(
-        0.3, "gate: an image that scores below is a candidate for the bank", low=0, high=1
+        0.3, "an image that scores below this gate is a candidate for the bank", low=0, high=1
     )
     steps: int = setting(30, "S, optimisation steps of an inversion", low=1, high=1000)
     repulsion: float = setting(

@@ -122,7 +122,7 @@ class InterNegSettings(InversionSettings, NegativeSettings):
     tau: float = setting(1.0, "temperature: logits are logit_scale * cosine / tau", low=1e-6)
     groups: int = setting(1, "G, groups over which the score is averaged", low=1, high=1_000_000)
     beta: float = setting(
-        0.35, "gate: an image that scores below is a candidate for the bank", low=0, high=1
+        0.35, "an image that scores below this gate is a candidate for the bank", low=0, high=1
     )
     bank: Literal["inter", "intra", "image", "none"] = setting(
         "inter",

@@ -71,7 +71,9 @@ def test_help_speaks_of_each_method_and_of_no_setting_without_use(interneg, monk
     monkeypatch.setenv("COLUMNS", "400")
     _, text, _ = interneg("eval", "--help")
     line = next(line for line in text.splitlines() if "--beta" in line)
-    assert "interneg, tins: gate: an image that scores below is a candidate for the bank" in line
+    assert (
+        "interneg, tins: an image that scores below this gate is a candidate for the bank" in line
+    )
     assert "tanl: activated negative texts" in line and "Settings of adaneg" in text
     _, text, _ = interneg("mine", "--help")
     assert "--num-negatives" in text and "--beta" not in text and "--theta" not in text
