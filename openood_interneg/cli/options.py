@@ -127,13 +127,15 @@ def _help(uses: Sequence[Use], one_method: bool = False) -> str:
             text += f" ({'|'.join(typing.get_args(use.hint))})"
         groups.setdefault(text, []).append(use)
     parts = []
-    for text, group in sorted(groups.items(), key=lambda item: -len(item[1])):
+    by_size = sorted(groups.items(), key=lambda item: -len(item[1]))
+    for place, (text, group) in enumerate(by_size):
         values = [_plain(use.default) for use in group]
         usual = max(values, key=values.count)
         others = [f"{u.method} {v}" for u, v in zip(group, values, strict=True) if v != usual]
         default = f"default {usual}" + (f" ({', '.join(others)})" if others else "")
-        # Whose text it is: of a single method the panel says it, of many it is everybody else's.
-        many = len(uses) == 1 or one_method or len(group) > 4
+        # Whose text it is: of a single method the panel says it, and what most methods have comes
+        # first, for everybody who is not named after it.
+        many = len(uses) == 1 or one_method or (place == 0 and len(group) > 4)
         who = "" if many else f"{', '.join(use.method for use in group)}: "
         parts.append(f"{who}{text}; {default}")
     return ". ".join(parts).replace("[", r"\[")

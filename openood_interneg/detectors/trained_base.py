@@ -18,7 +18,7 @@ from openood_interneg.negatives.text_space import TextSource, TextSpace
 from openood_interneg.settings import MethodSettings, setting
 from openood_interneg.vlm.trained_prompts import NOT_GIVEN
 
-CHECKPOINT_HELP = "file with the method's learned prompts; none for none given"
+CHECKPOINT_HELP = "file with the method's learned prompts"
 POSITION_HELP = "where the class name stands among the learned vectors"
 TAU_HELP = "temperature T on the bare cosine"
 

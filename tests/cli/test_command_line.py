@@ -75,6 +75,8 @@ def test_help_speaks_of_each_method_and_of_no_setting_without_use(interneg, monk
         "interneg, tins: an image that scores below this gate is a candidate for the bank" in line
     )
     assert "tanl: activated negative texts" in line and "Settings of adaneg" in text
+    line = next(line for line in text.splitlines() if "--tau" in line)
+    assert "mcm, energy, eoe" in line.split("temperature T on the bare cosine")[0]
     _, text, _ = interneg("mine", "--help")
     assert "--num-negatives" in text and "--beta" not in text and "--theta" not in text
     _, text, _ = interneg("encode", "--help")
