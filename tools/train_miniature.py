@@ -1,4 +1,4 @@
-"""Trains the checkpoint `clip.safetensors` of openood_interneg/vlm/miniature.
+"""Trains the CLIP of openood_interneg/vlm/miniature, which ships as `packed.safetensors`.
 
     python tools/train_miniature.py --text-from some/clip.safetensors --out some/folder
 
@@ -30,6 +30,7 @@ import PIL
 import torch
 import torch.nn.functional as F
 from open_clip.model import CLIP
+from pack_miniature import write_packed
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import roc_auc_score
 
@@ -166,6 +167,7 @@ def run(args: argparse.Namespace, say: Callable[[str], None]) -> None:
     (args.out / "clip.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     megabytes = (args.out / "clip.safetensors").stat().st_size / 1e6
     say(f"saved {megabytes:.1f} MB after {time.time() - started:.0f} s")
+    write_packed(state, args.out / "packed.safetensors")
     report(args, config, say)
 
 

@@ -10,10 +10,13 @@ import threading
 from pathlib import Path
 
 import numpy as np
+from safetensors.torch import load_file, save_file
 
+from openood_interneg import vlm
 from openood_interneg.application.detector import InterNegDetector
 from openood_interneg.demo.world import FAR_KINDS, ID_KINDS, NEAR_KINDS, draw, image_rng
 from openood_interneg.vlm.factory import load_backbone
+from openood_interneg.vlm.packed_weights import unpacked
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = ID_KINDS[:4]
@@ -81,6 +84,13 @@ def fitted(**values) -> InterNegDetector:
 @functools.lru_cache
 def reference() -> np.ndarray:
     return fitted().score(stream_files())
+
+
+def plain_miniature(folder: Path) -> None:
+    """The miniature's CLIP as a checkpoint like others: clip.safetensors and clip.json."""
+    miniature = Path(vlm.__file__).parent / "miniature"
+    save_file(unpacked(load_file(miniature / "packed.safetensors")), folder / "clip.safetensors")
+    shutil.copy(miniature / "clip.json", folder / "clip.json")
 
 
 def example(name: str):

@@ -6,7 +6,16 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from drawn_world import CLASSES, OPTIONS, fitted, miniature, plain, stream_files, world
+from drawn_world import (
+    CLASSES,
+    OPTIONS,
+    fitted,
+    miniature,
+    plain,
+    plain_miniature,
+    stream_files,
+    world,
+)
 from PIL import Image
 
 from openood_interneg.application import state as state_module
@@ -89,10 +98,7 @@ def test_fit_and_calibrate_tell_how_far_they_are(capsys, monkeypatch):
 
 
 def test_a_state_says_which_file_its_model_came_from(tmp_path):
-    from importlib.resources import files
-
-    for name in ("clip.safetensors", "clip.json"):
-        shutil.copy(files("openood_interneg.vlm") / "miniature" / name, tmp_path / name)
+    plain_miniature(tmp_path)
     options = dict(corpus=str(world() / "words.txt"), num_negatives=20, cache=False, gamma=0.5)
     detector = InterNegDetector(tmp_path / "clip.safetensors", **options)
     detector.fit(CLASSES, world() / "id").save(tmp_path / "a.safetensors")
@@ -106,12 +112,8 @@ def test_a_state_says_which_file_its_model_came_from(tmp_path):
 
 @pytest.mark.parametrize("change", ["heads", "quick_gelu"])
 def test_a_state_of_another_architecture_with_the_same_weights_is_refused(tmp_path, change):
-    from importlib.resources import files
-
-    miniature = files("openood_interneg.vlm") / "miniature"
-    shutil.copy(miniature / "clip.safetensors", tmp_path / "clip.safetensors")
-    config = json.loads((miniature / "clip.json").read_text())
-    (tmp_path / "clip.json").write_text(json.dumps(config))
+    plain_miniature(tmp_path)
+    config = json.loads((tmp_path / "clip.json").read_text())
     options = dict(corpus=str(world() / "words.txt"), num_negatives=20, cache=False, gamma=0.5)
     detector = InterNegDetector(tmp_path / "clip.safetensors", **options)
     detector.fit(CLASSES, {k: sorted((world() / "id" / k).iterdir())[:3] for k in CLASSES})

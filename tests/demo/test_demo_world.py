@@ -14,7 +14,7 @@ from openood_interneg.demo.shapes import SHAPES
 FAR = [kind for kinds in world.FAR_KINDS.values() for kind in kinds]
 ALL_KINDS = [*world.ID_KINDS, *world.NEAR_KINDS, *FAR]
 SIZES = {"train_per_class": 2, "test_per_class": 3, "near": 60, "far": 10}
-CHECKPOINT = Path(vlm.__file__).parent / "miniature" / "clip.safetensors"
+CHECKPOINT = Path(vlm.__file__).parent / "miniature" / "packed.safetensors"
 
 
 def pixels(kind, index=0, seed=0, stream="test", size=64):
@@ -153,7 +153,9 @@ def test_shipped_checkpoint_is_small_loads_and_reads_pictures():
     from open_clip.model import CLIP
     from safetensors.torch import load_file
 
-    assert CHECKPOINT.stat().st_size <= 20_000_000
+    from openood_interneg.vlm.packed_weights import unpacked
+
+    assert CHECKPOINT.stat().st_size <= 15_000_000
     config = json.loads((CHECKPOINT.parent / "clip.json").read_text())
     model = CLIP(
         config["embed_dim"],
@@ -161,9 +163,7 @@ def test_shipped_checkpoint_is_small_loads_and_reads_pictures():
         config["text_cfg"],
         quick_gelu=config["quick_gelu"],
     ).eval()
-    state = load_file(CHECKPOINT)
-    assert all(value.dtype == torch.float16 for value in state.values())
-    model.load_state_dict({name: value.float() for name, value in state.items()})
+    model.load_state_dict(unpacked(load_file(CHECKPOINT)))
 
     preprocess = config["preprocess"]
     x = np.stack([pixels(kind, i) for kind in world.ID_KINDS for i in range(20)]) / 255.0
