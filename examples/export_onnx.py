@@ -9,19 +9,32 @@ import onnxruntime
 import torch
 
 from openood_interneg import OODDetector, get_method
+from openood_interneg.detectors.grouped import GroupedDetector
+from openood_interneg.detectors.scoring import group_order, grouped_score, logits
 
 
 class Static(torch.nn.Module):
     def __init__(self, detector):
         super().__init__()
         self.model, self.encode = detector.backbone.model, detector.backbone.image_features
-        # InterNeg without its bank is NegLabel's formula on its own texts, and that can be traced.
+        # InterNeg without its bank is NegLabel's formula on its own texts.
         same = {"interneg_negatives_only": get_method("neglabel")}
         method = same.get(detector.method.name, detector.method)
         self.head = method.make(detector.settings).fit(detector.space)
+        if isinstance(self.head, GroupedDetector):
+            order = group_order(len(detector.space.negatives), detector.settings.groups)
+            self.negatives = detector.space.negatives[order]
 
     def forward(self, pixels):
-        return tuple(self.head.step(self.encode(pixels)))
+        features, space, settings = self.encode(pixels), self.head.space, self.head.settings
+        if not isinstance(self.head, GroupedDetector):
+            return tuple(self.head.step(features))
+        # Its own step sums up in blocks of images, and a traced file has no loop over them.
+        labels, negatives = (
+            logits(features, texts, space.logit_scale, settings.tau)
+            for texts in (space.labels, self.negatives)
+        )
+        return labels.argmax(dim=1), grouped_score(labels, negatives, settings.groups)
 
 
 def export(detector, path):
