@@ -18,8 +18,10 @@ def run(folder: Path, *command: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("quickstart")
+def folder(tmp_path_factory, cache):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("INTERNEG_CACHE", str(cache))
+        yield tmp_path_factory.mktemp("quickstart")
 
 
 @pytest.mark.slow

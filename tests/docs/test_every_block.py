@@ -98,12 +98,6 @@ def test_an_option_that_does_not_exist_is_found():
         command.make_parser(typer.Context(command)).parse_args(arguments)
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    """Texts are encoded once for all pages."""
-    return tmp_path_factory.mktemp("cache")
-
-
 def draw_folders(kinds):
     """What docs/own_data.md supposes: folders of images, and a run that wrote its scores."""
     from openood_interneg.demo import draw, image_rng
