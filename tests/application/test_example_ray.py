@@ -43,6 +43,7 @@ def stand_in(monkeypatch) -> None:
         monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))
 
 
+@pytest.mark.slow
 def test_the_function_that_is_mapped(state, monkeypatch):
     stand_in(monkeypatch)
     predictor = example("ray_batch").Predictor(state)

@@ -56,6 +56,7 @@ def test_a_state_of_other_weights_is_refused(tmp_path):
         InterNegDetector.load(tmp_path / "a.safetensors", changed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("update", ["batch", "sample"])
 def test_the_options_of_inversion_go_on_after_loading(tmp_path, monkeypatch, update):
     """While the pre-filter learns and after it."""

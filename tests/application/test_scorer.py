@@ -24,6 +24,7 @@ def test_scores_do_not_depend_on_the_batch_size(batch_size):
     np.testing.assert_allclose(np.concatenate(calls), reference(), atol=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_a_dataloader_and_reading_threads_give_the_same_scores(monkeypatch):
     class Pixels(torch.utils.data.Dataset):
         def __len__(self):

@@ -20,6 +20,7 @@ def ran(code, before=BEFORE):
     return done.stdout.split()
 
 
+@pytest.mark.slow
 def test_a_clip_is_made_without_other_models():
     out = ran(
         """

@@ -74,6 +74,7 @@ def test_the_page_is_whole_and_needs_nothing_from_elsewhere(made):
     assert "interneg score PHOTOS --id-images CLASSES" in page
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_the_results(made):
     page, scores, summary = made
     for row in summary.to_dict("records"):
@@ -89,6 +90,7 @@ def test_figures_are_those_of_the_results(made):
         assert said in page, said
 
 
+@pytest.mark.slow
 def test_images_are_those_with_extreme_scores(made):
     page, scores, _ = made
     mcm = page[page.index("<summary>MCM</summary>") :]
@@ -132,6 +134,7 @@ def test_texts_are_shown_beside_remembered_images(tmp_path, monkeypatch):
     assert "PHOTOS is a folder" in page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("browser", [True, False])
 def test_the_page_is_opened_and_its_path_is_told(tmp_path, monkeypatch, capsys, browser):
     seen = []
@@ -144,6 +147,7 @@ def test_the_page_is_opened_and_its_path_is_told(tmp_path, monkeypatch, capsys, 
     assert [line.split(",")[0] for line in err.splitlines()[-2:]] == ["next", "next"]
 
 
+@pytest.mark.slow
 def test_quiet_writes_the_page_and_opens_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("webbrowser.open", lambda uri: pytest.fail("opened"))
     assert run_demo(tmp_path, monkeypatch, "--quiet") == 0

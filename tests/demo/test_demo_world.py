@@ -147,6 +147,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_shipped_checkpoint_is_small_loads_and_reads_pictures():
     torch = pytest.importorskip("torch")
     open_clip = pytest.importorskip("open_clip")

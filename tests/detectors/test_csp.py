@@ -18,6 +18,7 @@ from openood_interneg.negatives.space_builder import TextSpaceBuilder
 from openood_interneg.vlm.prompts import prompt_set
 
 
+@pytest.mark.slow
 def test_counts_of_the_packaged_wordnet_30():
     """CSP's pool; of 3.1, its code has 47,327 nouns and 10,060 adjectives, 767 in both."""
     corpus, phrases = csp.word_pool(FakeSource(["cat"]), CSPSettings())

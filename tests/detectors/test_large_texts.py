@@ -91,6 +91,7 @@ def bank_detector(kind, turn=None, **values):
     return kind(make(beta=0.6, seed=0, **values), lambda h, ids: h @ turn)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("update", ["batch", "sample"])
 @pytest.mark.parametrize("groups", [1, 4])
 @pytest.mark.parametrize("capacity", [3, 500])

@@ -53,6 +53,7 @@ def taken(monkeypatch):
     return shapes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_cover_scores_its_views_in_experiments_of_every_kind(world, tmp_path, taken, kind):
     path = tmp_path / "cover.yml"

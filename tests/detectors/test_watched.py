@@ -115,6 +115,7 @@ def moved_odds(gamma, before, after):
     return moved / (1 + moved)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CAUSAL)
 def test_each_image_has_the_threshold_of_its_own_moment(name):
     space = whole_space()

@@ -42,6 +42,7 @@ def test_points_are_scikit_learns(both):
     assert area(recall, precision) == pytest.approx(sk.auc(recall, precision), abs=1e-12)
 
 
+@pytest.mark.slow
 def test_a_million_scores_are_counted_exactly():
     truth = np.random.default_rng(0).integers(0, 2, 1_000_000)
     score = np.random.default_rng(1).normal(size=1_000_000).astype(np.float32)

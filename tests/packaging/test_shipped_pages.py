@@ -38,6 +38,7 @@ def test_every_page_that_is_named_exists():
     assert [name for name in named if not docs_page(name).is_file()] == []
 
 
+@pytest.mark.slow
 def test_no_message_names_a_page_that_an_installed_package_has_elsewhere():
     bare = [
         (path.name, text)
