@@ -110,6 +110,7 @@ def test_a_state_says_which_file_its_model_came_from(tmp_path):
     assert again.class_names == CLASSES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["heads", "quick_gelu"])
 def test_a_state_of_another_architecture_with_the_same_weights_is_refused(tmp_path, change):
     plain_miniature(tmp_path)

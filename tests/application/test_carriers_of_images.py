@@ -89,6 +89,7 @@ def test_id_images_of_every_carrier_are_the_same(name, tmp_path):
         np.testing.assert_array_equal(np.asarray(as_image(source)), np.asarray(as_image(file)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CARRIERS)
 def test_every_carrier_is_scored_and_streamed(name, tmp_path):
     pairs = [(path, CLASSES[0]) for path in stream_files()[:TEST]]

@@ -69,6 +69,7 @@ def test_subfolders_name_the_classes(score, tmp_path):
     assert code == 1 and "there are no class names; give --classes" in err
 
 
+@pytest.mark.slow
 def test_id_images_that_are_left_calibrate_a_method_with_p_values(score):
     args = ("--id-images", world() / "id", "--method", "rationeg", "--images-per-class", 4, *WORDS)
     code, lines, err = score(*args)

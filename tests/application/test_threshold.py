@@ -137,6 +137,7 @@ def test_p_values_need_no_calibration():
 WORDS = {"corpus": str(world() / "words.txt"), "images_per_class": 6}
 
 
+@pytest.mark.slow
 def test_the_guard_keeps_the_calibration_images(tmp_path):
     detector = calibrated(protections={"id_guard": 0.15}, threshold="fixed")
     fresh = fresh_of(detector)

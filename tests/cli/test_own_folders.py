@@ -37,6 +37,7 @@ def interneg(zoo, commands):
 EVAL = ("eval", "--backbone", "miniature", "--methods", "mcm", "--device", "cpu")
 
 
+@pytest.mark.slow
 def test_folders_give_the_figures_of_a_benchmark_and_the_rule_is_said(zoo, interneg, tmp_path):
     sets = [zoo / "ood" / kind for kind in NEAR_KINDS[:2]]
     given = ("--id", zoo / "id", "--ood", sets[0], "--near", f"foes={sets[1]}")

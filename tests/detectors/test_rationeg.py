@@ -313,6 +313,7 @@ def test_a_resumed_stream_goes_on_alike(update, refresh):
     torch.testing.assert_close(torch.cat([head, tail]), expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refresh", [False, True])
 def test_what_is_known_at_watched_images_is_what_the_memory_gives_there(refresh):
     """Added row by row and taken off again over a long stream; a state that is loaded sums anew."""

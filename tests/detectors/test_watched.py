@@ -318,6 +318,7 @@ def test_scores_are_a_pair_that_carries_more():
     assert Scores.joined([scores, scores.judged_by(0.1)]).gamma is None
 
 
+@pytest.mark.slow
 @given(
     seed=st.integers(0, 10_000),
     groups=st.sampled_from([1, 3]),

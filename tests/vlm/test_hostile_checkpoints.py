@@ -96,6 +96,7 @@ def test_a_local_folder_without_weights_is_no_random_model(tmp_path):
     assert load_backbone(f"local-dir:{tmp_path}").embed_dim == 32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "message"),
     [

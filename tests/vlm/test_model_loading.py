@@ -72,6 +72,7 @@ class TestActivation:
         with pytest.warns(UserWarning, match="which activation these weights"):
             assert activation(load_backbone(weights)) == "QuickGELU"
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["tiny/1", "tiny-1", "tiny-1-quickgelu", None])
     @pytest.mark.parametrize("quick", [True, False])
     def test_the_file_beside_the_weights_decides(self, named, weights, recwarn, name, quick):
