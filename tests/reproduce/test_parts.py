@@ -15,7 +15,6 @@ def test_ratio_counts():
     assert ratio_counts((10_000, 10), 100, 100) == (100, 1)
 
 
-@pytest.mark.slow
 def test_proxies_from_test_images_are_not_tested(world):
     whole = load_benchmark("miniature", world / "data")
     cut = with_proxies_from_test(whole, 2)
