@@ -29,7 +29,7 @@ class AdaNegSettings(NegativeSettings):
     )
     num_negatives: int = setting(10_000, "M, negative texts kept", low=0, high=10_000_000)
     tau: float = setting(1.0, "temperature: logits are logit_scale * cosine / tau", low=1e-6)
-    groups: int = setting(5, "G, groups over which the score is averaged", low=1, high=1_000_000)
+    groups: int = setting(5, "G, groups over which the score is averaged", low=1)
     theta: float = setting(0.5, "score that separates ID from OOD pseudo-labels", low=0.0, high=1.0)
     gap: float = setting(
         0.5, "g: ID above theta + g(1 - theta), OOD below theta - g theta", low=0.0, high=1.0

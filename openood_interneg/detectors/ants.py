@@ -42,15 +42,11 @@ class ANTSSettings(NegativeSettings):
     )
     eta: float = setting(0.5, "quantile of the low scores that becomes theta", low=0.0, high=1.0)
     theta: float = setting(0.8, "first threshold below which an image is captioned", low=0, high=1)
-    group_length: int = setting(100, "texts in a group of the grouped score", low=1, high=1_000_000)
+    group_length: int = setting(100, "texts in a group of the grouped score", low=1)
     rounds: int = setting(10, "largest number of caption rounds", low=0, high=10_000)
-    round_size: int = setting(
-        200, "a round starts when more images than this are waiting", low=0, high=1_000_000
-    )
-    far_capacity: int = setting(10_000, "largest number of far texts", low=1, high=1_000_000)
-    frequent: int = setting(
-        40, "most often predicted classes that give near texts", low=1, high=1_000_000
-    )
+    round_size: int = setting(200, "a round starts when more images than this are waiting", low=0)
+    far_capacity: int = setting(10_000, "largest number of far texts", low=1)
+    frequent: int = setting(40, "most often predicted classes that give near texts", low=1)
     start_with_negatives: bool = setting(False, "start the far texts with the mined negatives")
 
 

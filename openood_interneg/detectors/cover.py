@@ -11,7 +11,7 @@ from openood_interneg.data.encode import FeatureKind, Views
 from openood_interneg.detectors.base import Detector, Scores
 from openood_interneg.detectors.method import Method
 from openood_interneg.detectors.scoring import max_softmax
-from openood_interneg.settings import LabelSettings, setting
+from openood_interneg.settings import LARGEST, LabelSettings, setting
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class CoVerSettings(LabelSettings):
     views: Literal["recommended13", "all91"] = setting(
         "recommended13", "views of an image that are encoded (data/views.py)"
     )
-    view_seed: int = setting(0, "seed of the random corruptions", low=0)
+    view_seed: int = setting(0, "seed of the random corruptions", low=0, high=LARGEST)
 
 
 class CoVer(Detector[CoVerSettings]):

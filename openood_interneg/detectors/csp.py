@@ -20,7 +20,7 @@ from openood_interneg.negatives.fraction import Pool, mine_fraction
 from openood_interneg.negatives.mining import intra_modal
 from openood_interneg.negatives.raw_average import encode_ensemble
 from openood_interneg.negatives.text_space import TextSource, TextSpace
-from openood_interneg.settings import setting
+from openood_interneg.settings import LARGEST, setting
 from openood_interneg.vlm.prompts import prompt_set
 
 
@@ -34,7 +34,7 @@ class CSPSettings(NegLabelSettings):
     intra_quantile_rule: Literal["index", "linear"] = setting(
         "linear", "quantile as the sorted value at int(q C), or interpolated"
     )
-    groups: int = setting(100, "G, groups over which the score is averaged", low=1, high=1_000_000)
+    groups: int = setting(100, "G, groups over which the score is averaged", low=1)
     fraction: float = setting(
         0.15, "p, share of the nouns and of the phrases that become negative", low=1e-6, high=1.0
     )
@@ -47,7 +47,9 @@ class CSPSettings(NegLabelSettings):
     superclasses: str = setting(
         ";".join(SUPERCLASSES), "nouns that adjectives are combined with, or none"
     )
-    superclass_seed: int = setting(0, "seed of the superclass of each adjective", low=0)
+    superclass_seed: int = setting(
+        0, "seed of the superclass of each adjective", low=0, high=LARGEST
+    )
     veto: float = setting(
         0.95, "a text with a larger cosine with any label is ranked last; 1: off", low=-1, high=1.0
     )

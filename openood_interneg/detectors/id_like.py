@@ -27,7 +27,7 @@ class IDLikeSettings(TrainedSettings):
     """Settings of ID-Like."""
 
     tau: float = setting(1.0, "temperature: logits are logit_scale * cosine / tau", low=1e-6)
-    groups: int = setting(1, "G, groups over which the score is averaged", low=1, high=1_000_000)
+    groups: int = setting(1, "G, groups over which the score is averaged", low=1)
 
 
 class IDLike(GroupedDetector[IDLikeSettings]):

@@ -18,7 +18,7 @@ class KNNSettings(IdImageSettings):
     """Settings of KNN; `images_per_class` ID images are the bank of neighbours."""
 
     label_prompt: str = setting("mcm", "prompt set or template of the ID labels")
-    k: int = setting(10, "the k-th nearest ID image counts", low=1, high=1_000_000)
+    k: int = setting(10, "the k-th nearest ID image counts", low=1)
 
 
 def kth_distance(features: Tensor, bank: Tensor, k: int) -> Tensor:

@@ -29,7 +29,7 @@ class LAPTSettings(NegLabelSettings):
     """Settings of LAPT: NegLabel's, and a checkpoint."""
 
     num_negatives: int = setting(10_000, "M, negative texts kept", low=0, high=10_000_000)
-    groups: int = setting(100, "G, groups over which the score is averaged", low=1, high=1_000_000)
+    groups: int = setting(100, "G, groups over which the score is averaged", low=1)
     checkpoint: str = setting(NOT_GIVEN, CHECKPOINT_HELP)
     class_position: Literal["end", "front"] = setting("end", POSITION_HELP)
 

@@ -25,7 +25,7 @@ class NegLabelSettings(NegativeSettings):
         "intra", "selection of the negative texts: NegLabel's (intra) or InterNeg's (inter)"
     )
     tau: float = setting(1.0, "temperature: logits are logit_scale * cosine / tau", low=1e-6)
-    groups: int = setting(1, "G, groups over which the score is averaged", low=1, high=1_000_000)
+    groups: int = setting(1, "G, groups over which the score is averaged", low=1)
     fraction: float = setting(
         0.0, "p, share of each part of speech instead of num_negatives; 0: off", low=0.0, high=1.0
     )

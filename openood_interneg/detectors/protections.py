@@ -18,7 +18,7 @@ from openood_interneg.detectors.interneg import InterNeg
 from openood_interneg.negatives.bank import NegativeBank
 from openood_interneg.negatives.inversion import Inverter
 from openood_interneg.negatives.text_space import TextSpace
-from openood_interneg.settings import InterNegSettings, Settings, setting
+from openood_interneg.settings import LARGEST, InterNegSettings, Settings, setting
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,10 @@ class ProtectionSettings(Settings):
     """Limits on what a stream may do to the bank. The defaults are the paper's: no limit."""
 
     admissions: int = setting(
-        0, "at most this many offers to the bank per 100 images of the stream; 0: no limit", low=0
+        0,
+        "at most this many offers to the bank per 100 images of the stream; 0: no limit",
+        low=0,
+        high=LARGEST,
     )
     diversity: float = setting(
         1.0,
@@ -36,7 +39,10 @@ class ProtectionSettings(Settings):
         high=1.0,
     )
     max_age: int = setting(
-        0, "an entry leaves the bank after this many images of the stream; 0: never", low=0
+        0,
+        "an entry leaves the bank after this many images of the stream; 0: never",
+        low=0,
+        high=LARGEST,
     )
     id_guard: float = setting(
         1.0,

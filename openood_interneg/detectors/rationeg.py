@@ -35,13 +35,10 @@ class RatioNegSettings(InversionSettings, NegativeSettings):
     memory: Literal["image", "inverted"] = setting(
         "image", "how images are compared with memory and shots: as features, or as inversions"
     )
-    memory_capacity: int = setting(500, "K, images remembered", low=1, high=1_000_000)
+    memory_capacity: int = setting(500, "K, images remembered", low=1)
     prior_weight: float = setting(10.0, "n0, weight of the ID density in the memory's", low=1e-6)
     shots_per_class: int = setting(
-        16,
-        "shots, ID images of each class that p_ID and the p-values come from",
-        low=2,
-        high=1_000_000,
+        16, "shots, ID images of each class that p_ID and the p-values come from", low=2
     )
     update: Literal["batch", "sample"] = setting(
         "batch", "score a batch again with the memory after it, or causally, image by image"

@@ -14,7 +14,7 @@ from openood_interneg.detectors.base import Detector, DetectorError, Scores, nee
 from openood_interneg.detectors.method import Method
 from openood_interneg.detectors.scoring import exact, id_mass, logits
 from openood_interneg.negatives.text_space import TextSource, TextSpace
-from openood_interneg.settings import NegativeSettings, setting
+from openood_interneg.settings import LARGEST, NegativeSettings, setting
 
 NOISE_IMAGES = 15  # three of each of five kinds
 
@@ -44,15 +44,14 @@ class TANLSettings(NegativeSettings):
     )
     capacity: int = setting(300, "L, images in each activation queue", low=1, high=10_000)
     gamma: int = setting(
-        1,
-        "step of the activation-aware score; 0 uses all activated texts at once",
-        low=0,
-        high=1_000_000,
+        1, "step of the activation-aware score; 0 uses all activated texts at once", low=0
     )
     score_capacity: int = setting(
         20_000, "scores from which theta is found", low=1, high=10_000_000
     )
-    seed: int = setting(0, "seed of the noise images and of the order of the label texts", low=0)
+    seed: int = setting(
+        0, "seed of the noise images and of the order of the label texts", low=0, high=LARGEST
+    )
 
 
 def noise_images(size: int, seed: int = 0) -> Tensor:

@@ -18,7 +18,7 @@ from openood_interneg.settings import InterNegSettings, SettingsError, setting
 class TINSSettings(InterNegSettings):
     """Settings of TINS."""
 
-    groups: int = setting(5, "G, groups over which the score is averaged", low=1, high=1_000_000)
+    groups: int = setting(5, "G, groups over which the score is averaged", low=1)
     beta: float = setting(
         0.3, "an image that scores below this gate is a candidate for the bank", low=0, high=1
     )
@@ -30,10 +30,7 @@ class TINSSettings(InterNegSettings):
         "a photo of a {}.", "prompt of the mined words from which inversions start"
     )
     buffer_capacity: int = setting(
-        2000,
-        "B, overflow of the bank that is kept until it is mixed in; 0 drops it",
-        low=0,
-        high=1_000_000,
+        2000, "B, overflow of the bank that is kept until it is mixed in; 0 drops it", low=0
     )
 
     def check(self) -> None:

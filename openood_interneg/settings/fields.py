@@ -12,11 +12,19 @@ from typing import Any, Literal, TypeVar
 
 from openood_interneg.settings.errors import SettingsError, shown
 
+LARGEST = 2**63 - 1  # of whole numbers: what random generators and files hold; seeds go up to it
+MOST = 1_000_000  # of whole numbers that size something
+WITHIN = " of at most 63 bits"
+
 
 def setting(
     default: object, help: str, *, low: float | None = None, high: float | None = None
 ) -> Any:
-    """A dataclass field with its documentation and its closed range [low, high]."""
+    """A dataclass field with its documentation and its closed range [low, high].
+
+    A whole number goes up to `MOST` where no `high` is given: nearly all of them size something,
+    and one without an end, in a file that somebody made, would take all of the machine's memory.
+    """
     return field(default=default, metadata={"help": help, "low": low, "high": high})
 
 
@@ -31,7 +39,10 @@ class Settings:
     def __post_init__(self) -> None:
         hints = _hints(type(self))
         for f in dataclasses.fields(self):
-            value = checked(f.name, getattr(self, f.name), hints[f.name], f.metadata)
+            bounds = dict(f.metadata)
+            if hints[f.name] is int and bounds.get("high") is None:
+                bounds["high"] = MOST
+            value = checked(f.name, getattr(self, f.name), hints[f.name], bounds)
             object.__setattr__(self, f.name, value)
         self.check()
 
@@ -93,10 +104,6 @@ def as_mapping(settings: Settings) -> dict[str, Any]:
 
 def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
-
-
-LARGEST = 2**63 - 1  # of whole numbers: what random generators and files hold
-WITHIN = " of at most 63 bits"
 
 
 def checked(name: str, value: Any, hint: Any, metadata: Mapping[str, Any]) -> Any:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from openood_interneg.settings.errors import SettingsError
-from openood_interneg.settings.fields import Settings, setting
+from openood_interneg.settings.fields import LARGEST, Settings, setting
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,12 @@ class IdImageSettings(LabelSettings):
     """Labels, and which ID training images are looked at."""
 
     images_per_class: int = setting(
-        16, "N, ID images per class that make its image proxy (Eq. 7)", low=1, high=1_000_000
+        16, "N, ID images per class that make its image proxy (Eq. 7)", low=1
     )
     proxy_select: Literal["random", "first"] = setting(
         "random", "which N images of a class: drawn with proxy_seed, or the first of the list"
     )
-    proxy_seed: int = setting(0, "seed of the draw of the ID images", low=0)
+    proxy_seed: int = setting(0, "seed of the draw of the ID images", low=0, high=LARGEST)
 
     @property
     def reads_id_images(self) -> bool:
@@ -107,7 +107,9 @@ class InversionSettings(MethodSettings):
     templates: str = setting(
         "imagenet80", "prompts around the pseudo-token: imagenet80, photo, or a template"
     )
-    seed: int = setting(0, "seed of the pseudo-tokens and of the drawn templates", low=0)
+    seed: int = setting(
+        0, "seed of the pseudo-tokens and of the drawn templates", low=0, high=LARGEST
+    )
     init: Literal["random", "words"] = setting(
         "random",
         "pseudo-tokens before the first step: drawn (the paper), or the token embedding that a map "
@@ -120,7 +122,7 @@ class InterNegSettings(InversionSettings, NegativeSettings):
     """InterNeg (CVPR 2026) with the switches of its ablation (Table 3)."""
 
     tau: float = setting(1.0, "temperature: logits are logit_scale * cosine / tau", low=1e-6)
-    groups: int = setting(1, "G, groups over which the score is averaged", low=1, high=1_000_000)
+    groups: int = setting(1, "G, groups over which the score is averaged", low=1)
     beta: float = setting(
         0.35, "an image that scores below this gate is a candidate for the bank", low=0, high=1
     )
@@ -129,9 +131,7 @@ class InterNegSettings(InversionSettings, NegativeSettings):
         "extra negatives: inversions filtered by their distance (inter) or by their image's "
         "(intra), image features (image), or none",
     )
-    bank_capacity: int = setting(
-        2000, "K, largest number of extra negatives", low=0, high=1_000_000
-    )
+    bank_capacity: int = setting(2000, "K, largest number of extra negatives", low=0)
     update: Literal["batch", "sample"] = setting(
         "batch", "bank update per batch (authors' code) or per image (Algorithm 1)"
     )
