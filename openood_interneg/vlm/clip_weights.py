@@ -108,7 +108,7 @@ class _WithoutDraws(TorchFunctionMode):
         if func in _DRAWS:
             return args[0] if args else (kwargs or {})["tensor"]
         if func is torch.randn:
-            return torch.empty(*args)
+            func = torch.empty
         return func(*args, **(kwargs or {}))
 
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import isotonic_regression
 
 from openood_interneg.detectors.base import DetectorError
-from openood_interneg.detectors.excess import BINS, ExcessDensity
+from openood_interneg.detectors.excess import BINS, ExcessDensity, decreasing_fit
 from openood_interneg.detectors.rationeg import (
     RatioNeg,
     RatioNegSettings,
@@ -218,6 +219,13 @@ def test_stream_against_a_slow_version(batch, capacity, refresh):
     np.testing.assert_allclose(p, expected_p, atol=1e-6)
     np.testing.assert_allclose(score, expected, atol=2e-4)
     np.testing.assert_allclose(detector.memory.state_dict()["weights"], weights, atol=1e-5)
+
+
+@given(st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=120))
+def test_the_decreasing_fit_is_scipys(values):
+    ours = decreasing_fit(np.array(values))
+    expected = isotonic_regression(values, increasing=False).x
+    np.testing.assert_allclose(ours, expected, rtol=1e-9, atol=1e-9)
 
 
 @given(st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=60))

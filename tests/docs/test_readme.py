@@ -17,6 +17,20 @@ ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+def output(*arguments: str, folder: Path) -> str:
+    """What Python prints, run in a folder with a cache of its own there."""
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "INTERNEG_CACHE": str(folder / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
 def test_the_table_of_methods_is_generated():
     assert markdown_table() in (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
 
@@ -51,16 +65,7 @@ def test_the_application_example_runs(tmp_path):
     assert quick != code
     setup = f"import json; w = json.load(open({str(words)!r}))['nouns']\n"
     setup += "open('words.txt', 'w').write('\\n'.join(w))\n"
-    done = subprocess.run(
-        [sys.executable, "-c", setup + quick],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "INTERNEG_CACHE": str(tmp_path / "cache")},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    lines = done.stdout.splitlines()
+    lines = output("-c", setup + quick, folder=tmp_path).splitlines()
     assert len(lines) == 2 and all(re.fullmatch(r"[\w ]+: -?\d+\.\d{3}", line) for line in lines)
 
 
@@ -81,16 +86,8 @@ def test_the_commands_run(tmp_path):
     small = " --backbone miniature --corpus words.txt --num-negatives 50"
     score, evaluate = re.findall(r"^(interneg (?:score|eval) .*)$", README, re.MULTILINE)
     for command in (score + small, evaluate + small + " --limit 12"):
-        done = subprocess.run(
-            [sys.executable, "-m", "openood_interneg.cli", *command.split()[1:]],
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "INTERNEG_CACHE": str(tmp_path / "cache")},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
+        said = output("-m", "openood_interneg.cli", *command.split()[1:], folder=tmp_path)
         if " score " in command:
-            (line,) = map(json.loads, done.stdout.splitlines())
+            (line,) = map(json.loads, said.splitlines())
             assert line["prediction"] in ("star", "heart", "unknown")
-    assert (tmp_path / "results" / "results.json").is_file() and "RatioNeg" in done.stdout
+    assert (tmp_path / "results" / "results.json").is_file() and "RatioNeg" in said
